@@ -1,0 +1,1426 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66"]
+# ///
+"""Does a network whose hidden units compete forget less? One file, plain numpy.
+
+R. K. Srivastava, J. Masci, S. Kazerounian, F. Gomez and J. Schmidhuber, "Compete to Compute"
+(NIPS 2013), argue that local winner-take-all (LWTA) units, of which only the strongest of each
+small block speaks, protect what a network has learned while it learns something else. Here two
+multilayer perceptrons that differ in nothing but the hidden activation learn the MNIST digits
+0-4 (Task 1) and then 5-9 (Task 2). *Forgetting* is the test accuracy on Task 1 before Task 2
+minus the same after it.
+
+    python3 compete_to_compute.py --seed 0                 one seed, about a second
+    python3 compete_to_compute.py --seed 0 --n-seeds 10    ten seeds, intervals, a verdict
+
+Read from top to bottom, this file is the experiment: configuration, MNIST, tasks, activations,
+network, sequential training, statistics of forgetting, seeds, outputs, command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+NUMPY_CAME_FIRST = "numpy" in sys.modules
+for _variable in ("OPENBLAS", "MKL", "OMP", "VECLIB"):
+    # Models side by side, one BLAS thread each, beat BLAS threads. BLAS reads these when numpy loads.
+    _name = "VECLIB_MAXIMUM_THREADS" if _variable == "VECLIB" else f"{_variable}_NUM_THREADS"
+    os.environ.setdefault(_name, "1")
+
+import numpy as np  # noqa: E402
+
+SCHEMA = 1
+DIGITS = 10
+PIXELS = 784
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message is one line: what is wrong, what to do."""
+
+
+class Diverged(Exception):
+    """A loss or an accuracy is not finite; the message says which and where."""
+
+
+# --- 1. Configuration ---------------------------------------------------------------------------
+
+
+def option(default: Any, description: str, **argparse_keywords: Any) -> Any:
+    """A `Config` field with its default, its one line of help, and what argparse needs for it."""
+    return field(default=default, metadata={"help": description, "argparse": argparse_keywords})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that changes the result of one unit of work, seed and activation apart.
+
+    The command line, `results.json` and the tables derive from these fields.
+    """
+
+    tasks: tuple[str, ...] = option(
+        ("01234", "56789"), "digits of each task, in training order", nargs="+", metavar="DIGITS"
+    )
+    hidden: int = option(400, "units in each hidden layer")
+    depth: int = option(2, "hidden layers")
+    k: int = option(2, "units in an LWTA block, of which one wins")
+    train_per_class: int = option(500, "training images per digit, 0 = all")
+    test_per_task: int = option(1000, "test images per task, 0 = all")
+    epochs: int = option(5, "epochs per task")
+    target_loss: float | None = option(
+        None, "end a task once an epoch's mean training loss is at or below this", type=float
+    )
+    batch: int = option(64, "images per update")
+    lr: float = option(0.05, "learning rate")
+    momentum: float = option(0.9, "momentum, carried over the task switch")
+    weight_decay: float = option(1e-4, "weight decay, not on biases")
+    dropout: float = option(0.0, "chance that a hidden unit is dropped while training")
+    input_dropout: float = option(0.0, "chance that a pixel is dropped while training")
+    head: str = option(
+        "masked",
+        "masked: the softmax sees the active task's classes only; frozen: also, the other tasks' "
+        "output weights stand still; single: all ten digits, no mask",
+        choices=("masked", "frozen", "single"),
+    )
+    permute: bool = option(False, "each task after the first sees the pixels in an order of its own")
+    paired: bool = option(False, "every activation sees the same batches, not only the same images")
+    evaluate_every: int = option(0, "also test after every N updates, 0 = after each epoch only")
+    restart_momentum: bool = option(False, "start each task with no momentum")
+    init_scale: float = option(1.0, "factor on the initial weights")
+    joint: bool = option(False, "all tasks at once: the ceiling for sequential training")
+
+
+def check_config(config: Config, activations: Sequence[Activation]) -> None:
+    """Raise `InputError` for a configuration that cannot be trained, before anything is."""
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise InputError(message)
+
+    for digits in config.tasks:
+        unknown = sorted(set(digits) - set("0123456789"))
+        require(not unknown, f"--tasks {digits}: {''.join(unknown)!r} is not a digit, use 0 to 9")
+        require(
+            len(set(digits)) == len(digits), f"--tasks {digits}: a digit stands twice in one task"
+        )
+        require(len(digits) >= 2, f"--tasks {digits!r}: a task needs at least two digits")
+    shared = [d for d in "0123456789" if sum(d in digits for digits in config.tasks) > 1]
+    require(
+        config.permute or not shared,
+        f"--tasks: digit {', '.join(shared)} is in two tasks; that needs --permute",
+    )
+    for name, least in (
+        *(("hidden", 1), ("depth", 1), ("k", 1), ("epochs", 1), ("batch", 1)),
+        *(("train_per_class", 0), ("test_per_task", 0), ("evaluate_every", 0)),
+    ):
+        require(
+            getattr(config, name) >= least, f"{flag(name)} must be {least} or more, not {getattr(config, name)}"
+        )
+    for name in ("dropout", "input_dropout", "momentum"):
+        require(
+            0 <= getattr(config, name) < 1,
+            f"{flag(name)} must be at least 0 and below 1, not {getattr(config, name)}",
+        )
+    for name in ("lr", "init_scale", "target_loss"):
+        value = getattr(config, name)
+        require(
+            value is None or (value > 0 and math.isfinite(value)), f"{flag(name)} must be above 0, not {value}"
+        )
+    require(
+        config.weight_decay >= 0 and math.isfinite(config.weight_decay),
+        f"--weight-decay must be 0 or more, not {config.weight_decay}",
+    )
+    require(
+        config.hidden % config.k == 0 or all(a.name != "lwta" for a in activations),
+        f"--hidden {config.hidden} cannot be cut into blocks of --k {config.k}; choose a multiple",
+    )
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a `Config` field."""
+    return "--" + name.replace("_", "-")
+
+
+# --- 2. MNIST -----------------------------------------------------------------------------------
+
+# SHA-256 of the decoded IDX files, whatever source they came from.
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+IDX_HEADERS = {  # magic number, then the sizes, big-endian
+    "train-images-idx3-ubyte": (2051, 60000, 28, 28),
+    "train-labels-idx1-ubyte": (2049, 60000),
+    "t10k-images-idx3-ubyte": (2051, 10000, 28, 28),
+    "t10k-labels-idx1-ubyte": (2049, 10000),
+}
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """The data set: images uint8 (n, 784), labels uint8 (n,), in file order."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+@cache
+def load_mnist(data_dir: str | None = None) -> Mnist:
+    """MNIST as read-only arrays, mapped from verified files, so that only drawn images are read.
+
+    Looks in `data_dir`, then in $MNIST_DIR, then in the cache, which `fetch_mnist.py` fills when it
+    is empty or damaged. A folder that was named but cannot be used is an `InputError`.
+    """
+    named = data_dir or os.environ.get("MNIST_DIR")
+    if named:
+        arrays = [read_named_file(Path(named).expanduser(), name) for name in MNIST_SHA256]
+    else:
+        directory = cache_directory()
+        if not cache_is_sound(directory):
+            import fetch_mnist  # only on a miss: a warm run needs no network code
+
+            try:
+                fetch_mnist.fetch(directory)
+            except fetch_mnist.FetchError as error:
+                raise InputError(str(error)) from None
+            record_verified(directory)
+        arrays = [map_idx(directory / name) for name in MNIST_SHA256]
+    train_images, train_labels, test_images, test_labels = arrays
+    return Mnist(
+        train_images.reshape(-1, PIXELS), train_labels, test_images.reshape(-1, PIXELS), test_labels
+    )
+
+
+def cache_directory() -> Path:
+    """Where the verified files are kept: the platform's own cache folder."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        base = Path(os.environ["XDG_CACHE_HOME"])
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return base / "compete-to-compute" / "mnist"
+
+
+def read_named_file(directory: Path, name: str) -> np.ndarray:
+    """One file of a folder the user named: raw or .gz, there or in MNIST/raw below it."""
+    candidates = [
+        folder / file
+        for folder in (directory, directory / "MNIST" / "raw")
+        for file in (name, name + ".gz")
+    ]
+    path = next((c for c in candidates if c.is_file()), None)
+    if path is None:
+        raise InputError(f"{directory}: no {name} or {name}.gz there; give the folder of the MNIST files")
+    try:
+        if path.suffix == ".gz":
+            import gzip
+            import zlib
+
+            try:
+                content = gzip.decompress(path.read_bytes())
+            except (EOFError, zlib.error) as error:
+                raise InputError(f"{path}: damaged ({error}); replace it") from None
+        else:
+            content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    if sha256(content) != MNIST_SHA256[name]:
+        raise InputError(f"{path}: not the MNIST file of that name (SHA-256 differs); replace it")
+    sizes = IDX_HEADERS[name][1:]
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+
+
+def map_idx(path: Path) -> np.ndarray:
+    """A verified IDX file as a read-only uint8 array, read page by page as it is used."""
+    sizes = IDX_HEADERS[path.name][1:]
+    return np.memmap(path, np.uint8, mode="r", offset=4 + 4 * len(sizes), shape=sizes)
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal SHA-256 of some bytes."""
+    import hashlib  # 15 ms, and a warm run never hashes
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def cache_is_sound(directory: Path) -> bool:
+    """True if all four cached files are MNIST.
+
+    Hashing 55 MB takes 60 ms or more, so it is done only where a file's size or time of change
+    differs from what was recorded when it was last hashed; otherwise the header is compared.
+    """
+    try:
+        recorded = json.loads((directory / "verified.json").read_text())
+    except (OSError, ValueError):
+        recorded = {}
+    unchanged = True
+    for name, expected in MNIST_SHA256.items():
+        path = directory / name
+        try:
+            if recorded.get(name) == file_stamp(path):
+                header = IDX_HEADERS[name]
+                with path.open("rb") as file:
+                    if file.read(4 * len(header)) != idx_header(name):
+                        return False
+            elif sha256(path.read_bytes()) == expected:
+                unchanged = False
+            else:
+                return False
+        except OSError:
+            return False
+    if not unchanged:
+        record_verified(directory)
+    return True
+
+
+def idx_header(name: str) -> bytes:
+    """The first bytes of an IDX file."""
+    return b"".join(value.to_bytes(4, "big") for value in IDX_HEADERS[name])
+
+
+def file_stamp(path: Path) -> list[int]:
+    """Size in bytes and time of last change in nanoseconds."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def record_verified(directory: Path) -> None:
+    """Note size and time of the four files, whose contents were just verified."""
+    stamps = {name: file_stamp(directory / name) for name in MNIST_SHA256}
+    try:
+        write_atomically(directory / "verified.json", json.dumps(stamps).encode())
+    except OSError:
+        pass  # a read-only cache is hashed at each start instead
+
+
+# --- 3. Tasks -----------------------------------------------------------------------------------
+
+# Streams of random numbers that the published run does not have; `[seed, stream]` keeps them apart
+# from its streams, so that switching an option on changes no other draw.
+PIXEL_ORDER_STREAM = 1
+DROPOUT_STREAM = 2
+
+
+@dataclass
+class Task:
+    """One task, ready for the network.
+
+    Inputs are float32 (n, pixels + 1): the live pixels as value / 255, then a one for the bias.
+    Labels are positions in `classes`, the output rows that the task's softmax sees.
+    """
+
+    classes: np.ndarray
+    train_inputs: np.ndarray
+    train_labels: np.ndarray
+    test_inputs: np.ndarray
+    test_labels: np.ndarray
+    train_mask: np.ndarray | None = None  # (classes, n), 0 or -inf; only where images differ in it
+
+
+def draw_images(config: Config, seed: int, labels: np.ndarray, test_labels: np.ndarray) -> list:
+    """Each task's training and test images, as positions in the files: [(train, test), ...].
+
+    The order of the draws is the published run's: all training draws first, task by task and
+    digit by digit, then the test draws.
+    """
+    rng = np.random.default_rng(seed)
+    training = []
+    for digits in config.tasks:
+        chosen = []
+        for digit in sorted(digits):
+            positions = np.flatnonzero(labels == int(digit))
+            if config.train_per_class > len(positions):
+                raise InputError(
+                    f"--train-per-class {config.train_per_class}: MNIST has only {len(positions)} "
+                    f"training images of digit {digit}; choose fewer, or 0 for all"
+                )
+            if config.train_per_class:
+                positions = rng.choice(positions, config.train_per_class, replace=False)
+            chosen.append(positions)
+        order = np.concatenate(chosen)
+        rng.shuffle(order)
+        training.append(order)
+    testing = []
+    for digits in config.tasks:
+        positions = np.flatnonzero(np.isin(test_labels, [int(d) for d in digits]))
+        if 0 < config.test_per_task < len(positions):
+            positions = positions[rng.permutation(len(positions))[: config.test_per_task]]
+        testing.append(positions)
+    return list(zip(training, testing, strict=True))
+
+
+def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.ndarray]:
+    """The tasks of one seed, and which of the 784 pixels their inputs hold.
+
+    A pixel that is zero in every chosen image cannot reach any output, so it is left out: 784
+    pixels become about 666, and the products with the first layer 15 % smaller.
+    """
+    pixel_orders = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
+    images = []
+    draws = draw_images(config, seed, mnist.train_labels, mnist.test_labels)
+    for number, (train, test) in enumerate(draws):
+        pair = [mnist.train_images[train], mnist.test_images[test]]
+        if config.permute and number > 0:
+            order = pixel_orders.permutation(PIXELS)
+            pair = [pixels[:, order] for pixels in pair]
+        images.append(pair)
+    live = np.any([pixels.max(axis=0) for pair in images for pixels in pair], axis=0)
+    tasks = []
+    for digits, (train, test), (train_pixels, test_pixels) in zip(
+        config.tasks, draws, images, strict=True
+    ):
+        classes = np.arange(DIGITS) if config.head == "single" else np.array(sorted(map(int, digits)))
+        tasks.append(
+            Task(
+                classes,
+                with_bias(train_pixels[:, live]),
+                np.searchsorted(classes, mnist.train_labels[train]),
+                with_bias(test_pixels[:, live]),
+                np.searchsorted(classes, mnist.test_labels[test]),
+            )
+        )
+    return tasks, live
+
+
+def with_bias(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (n, pixels) to float32 (n, pixels + 1): divided by 255, with a last column of ones."""
+    inputs = np.ones((len(pixels), pixels.shape[1] + 1), np.float32)
+    np.divide(pixels, np.float32(255), out=inputs[:, :-1])
+    return inputs
+
+
+def join_tasks(tasks: list[Task]) -> Task:
+    """All tasks as one for training; the mask keeps each image to the classes of its own task."""
+    classes = np.unique(np.concatenate([task.classes for task in tasks]))
+    own_class = [np.isin(classes, task.classes) for task in tasks]
+    return Task(
+        classes,
+        np.concatenate([task.train_inputs for task in tasks]),
+        np.concatenate([np.searchsorted(classes, task.classes[task.train_labels]) for task in tasks]),
+        *(np.empty(0), np.empty(0)),  # testing stays with the separate tasks
+        np.concatenate(
+            [
+                np.repeat(np.where(own, 0, -np.inf)[:, None], len(task.train_labels), axis=1)
+                for own, task in zip(own_class, tasks, strict=True)
+            ],
+            axis=1,
+        ).astype(np.float32),
+    )
+
+
+# --- 4. Activations -----------------------------------------------------------------------------
+#
+# One contract: an activation turns the pre-activations z, float (units, n), into activations h in
+# place and fills `gate` with dh/dz, so that the backward pass of every activation is
+# dz = dh * gate. k is the block size, for activations whose units compete.
+
+
+def relu(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+    """h = max(z, 0), dh/dz = [z > 0]."""
+    np.greater(z, 0, out=gate)
+    np.multiply(z, gate, out=z)
+
+
+def lwta(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+    """Local winner-take-all: in each block of k units the largest z passes, the others give 0.
+
+    dh/dz is 1 for the winner and 0 for the others; a tie goes to the lowest index. (Srivastava et
+    al. 2013, section 3.)
+    """
+    blocks = z.reshape(-1, k, z.shape[1])
+    wins = gate.reshape(blocks.shape)
+    if k == 2:  # the paper's block: one comparison, a tenth of the time of the general case
+        np.greater(blocks[:, 1], blocks[:, 0], out=wins[:, 1])
+        np.subtract(1, wins[:, 1], out=wins[:, 0])
+    else:
+        wins[:] = 0
+        np.put_along_axis(wins, blocks.argmax(axis=1, keepdims=True), 1, axis=1)
+    np.multiply(z, gate, out=z)
+
+
+def sigmoid(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+    """h = 1 / (1 + exp(-z)), dh/dz = h (1 - h)."""
+    np.exp(-z, out=z)
+    np.reciprocal(1 + z, out=z)
+    np.multiply(z, 1 - z, out=gate)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A hidden activation: its function (importable, so that it can travel to worker processes),
+    and the offset from the seed of its own stream of batches."""
+
+    name: str
+    label: str
+    function: Callable[[np.ndarray, np.ndarray, int], None]
+    batch_stream: int
+
+
+ACTIVATIONS = {
+    activation.name: activation
+    for activation in (
+        Activation("relu", "ReLU", relu, 100),
+        Activation("lwta", "LWTA", lwta, 200),
+        Activation("sigmoid", "sigmoid", sigmoid, 300),
+    )
+}
+PAIRED_BATCH_STREAM = 100
+
+
+# --- 5. Network ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Workspace:
+    """Buffers for a pass of n images, kept so that no step allocates a large array."""
+
+    hidden: list[np.ndarray]  # per hidden layer (units + 1, n): activations, then a row of ones
+    gates: list[np.ndarray]  # per hidden layer (units, n): dh/dz
+    deltas: list[np.ndarray]  # per hidden layer (units, n): dloss/dz
+
+
+class MLP:
+    """A multilayer perceptron: equal hidden layers, linear output.
+
+    Activations lie as (features, images), weights as (outputs, inputs + 1) with the bias in the
+    last column against a row of ones: products are 5 % faster than with (images, features), and
+    an LWTA block's members are whole rows. Parameters, gradient and velocity are one flat vector
+    each, `weights[layer]` and `gradients[layer]` are views of it.
+    """
+
+    def __init__(
+        self, initial: Sequence[np.ndarray], activation: Activation, k: int, dtype: Any = np.float32
+    ) -> None:
+        """Start from `initial` weights, one (inputs, outputs) array a layer; biases are zero."""
+        shapes = [(outputs, inputs + 1) for inputs, outputs in (w.shape for w in initial)]
+        # One parameter more that no image reaches: decay alone changes it, from 1. It tells what
+        # became of the weights of the pixels that were left out.
+        size = sum(rows * columns for rows, columns in shapes) + 1
+        self.parameters, self.gradient, self.velocity = np.zeros((3, size), dtype)
+        self.weights = layer_views(self.parameters, shapes)
+        self.gradients = layer_views(self.gradient, shapes)
+        for weights, start in zip(self.weights, initial, strict=True):
+            weights[:, :-1] = start.T
+        self.parameters[-1] = 1
+        self.activation, self.k, self.dtype = activation, k, dtype
+        self.workspaces: dict[int, Workspace] = {}
+
+    def workspace(self, n: int) -> Workspace:
+        """The buffers for n images."""
+        if n not in self.workspaces:
+            units = [len(weights) for weights in self.weights[:-1]]
+            self.workspaces[n] = Workspace(
+                [np.ones((u + 1, n), self.dtype) for u in units],
+                [np.empty((u, n), self.dtype) for u in units],
+                [np.empty((u, n), self.dtype) for u in units],
+            )
+        return self.workspaces[n]
+
+    def forward(
+        self,
+        inputs: np.ndarray,
+        classes: np.ndarray,
+        drop: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    ) -> np.ndarray:
+        """Logits (classes, n) of inputs (n, pixels + 1); `drop` is applied to each hidden layer.
+
+        Only the output rows in `classes` are computed: the mask of the inactive tasks' classes.
+        """
+        work = self.workspace(len(inputs))
+        signal = inputs.T
+        for weights, hidden, gate in zip(self.weights, work.hidden, work.gates, strict=False):
+            z = hidden[:-1]
+            np.matmul(weights, signal, out=z)
+            self.activation.function(z, gate, self.k)
+            if drop:
+                drop(z, gate)
+            signal = hidden
+        return self.weights[-1][classes] @ signal
+
+    def backward(self, inputs: np.ndarray, classes: np.ndarray, delta: np.ndarray) -> None:
+        """Fill `gradient` from `delta`, d loss/d logits (classes, n), after `forward(inputs)`.
+
+        Output rows outside `classes` have gradient zero.
+        """
+        work = self.workspace(len(inputs))
+        signals = [inputs.T, *work.hidden]
+        self.gradients[-1][:] = 0
+        self.gradient[-1] = 0
+        self.gradients[-1][classes] = delta @ signals[-1].T
+        following = self.weights[-1][classes]
+        for layer in reversed(range(len(work.hidden))):
+            dz = work.deltas[layer]
+            np.matmul(following[:, :-1].T, delta, out=dz)
+            dz *= work.gates[layer]
+            np.matmul(dz, signals[layer].T, out=self.gradients[layer])
+            delta, following = dz, self.weights[layer]
+
+    def update(self, momentum: float, decay: float) -> None:
+        """SGD with momentum: v = m v - g - decay W, W = W + v; biases do not decay.
+
+        The learning rate is already in the gradient and in `decay`. The gradient's buffer is
+        free once v has it, and serves for the decay.
+        """
+        self.velocity *= self.dtype(momentum)
+        self.velocity -= self.gradient
+        np.multiply(self.parameters, self.dtype(decay), out=self.gradient)
+        for gradients in self.gradients:
+            gradients[:, -1] = 0
+        self.velocity -= self.gradient
+        self.parameters += self.velocity
+
+
+def layer_views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Consecutive pieces of a flat vector as matrices."""
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    return [
+        flat[end - rows * columns : end].reshape(rows, columns)
+        for end, (rows, columns) in zip(ends, shapes, strict=True)
+    ]
+
+
+def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
+    """He-normal weights, float32 (inputs, outputs) a layer, the same for every activation."""
+    rng = np.random.default_rng(seed + 1)
+    sizes = [PIXELS, *[config.hidden] * config.depth, DIGITS]
+    return [
+        (rng.standard_normal((n_in, n_out)) * math.sqrt(2 / n_in) * config.init_scale).astype(np.float32)
+        for n_in, n_out in zip(sizes, sizes[1:], strict=False)
+    ]
+
+
+def cross_entropy_gradient(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """d/d logits of the mean cross-entropy of a softmax: (p - one-hot) / n, (classes, n)."""
+    p = np.exp(logits - logits.max(axis=0))
+    p /= p.sum(axis=0)
+    p[labels, np.arange(len(labels))] -= 1
+    p /= len(labels)
+    return p
+
+
+def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Mean cross-entropy in nats and share of correct answers; logits (classes, n), labels (n,)."""
+    largest = logits.max(axis=0)
+    log_sum = largest + np.log(np.exp(logits - largest).sum(axis=0))
+    label_logits = logits[labels, np.arange(len(labels))]
+    loss = np.mean(log_sum - label_logits, dtype=np.float64)
+    return float(loss), float(np.mean(logits.argmax(axis=0) == labels))
+
+
+# --- 6. Sequential training ---------------------------------------------------------------------
+
+TEST_BATCH = 1000  # images evaluated at once
+
+
+@dataclass
+class Run:
+    """What training one model on all tasks left behind."""
+
+    record: dict[str, Any]  # a row of `per_seed` in results.json
+    schedule: list[dict[str, Any]]  # rows of `schedule`
+    snapshot: dict[str, np.ndarray]  # arrays of snapshots.npz, by their name without the model
+    seconds: float  # training and evaluation
+
+
+def train_model(config: Config, activation: Activation, seed: int, mnist: Mnist) -> Run:
+    """Train one model on all tasks in turn: the unit of work.
+
+    Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
+    but the arguments. A run that diverges ends there, with its status saying so.
+    """
+    limit_blas_threads()
+    tasks, live = make_tasks(config, seed, mnist)
+    phases = [join_tasks(tasks)] if config.joint else tasks
+    start = initial_weights(config, seed)
+    network = MLP([start[0][live], *start[1:]], activation, config.k)
+    batches = np.random.default_rng(
+        seed + (PAIRED_BATCH_STREAM if config.paired else activation.batch_stream)
+    )
+    dropout = np.random.default_rng([seed, DROPOUT_STREAM])
+
+    began = time.perf_counter()
+    updates = 0
+    accuracies, activity = evaluate(network, tasks)
+    matrix = [accuracies]
+    rows = [{"task": 0, "epoch": 0, "update": 0, "train_loss": None, "test_accuracy": accuracies}]
+    activities = [activity]
+    epochs_used: list[int] = []
+    failure = None
+
+    def after_update() -> None:
+        nonlocal updates
+        updates += 1
+        if config.evaluate_every and updates % config.evaluate_every == 0:
+            rows.append(
+                {
+                    **{"task": number, "epoch": epoch, "update": updates, "train_loss": None},
+                    "test_accuracy": evaluate(network, tasks)[0],
+                }
+            )
+
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # caught by `finite`
+            for number, phase in enumerate(phases, start=1):
+                if config.head == "frozen" or config.restart_momentum:
+                    network.velocity[:] = 0
+                for epoch in range(1, config.epochs + 1):
+                    loss, accuracy = train_epoch(
+                        network, phase, config, batches, dropout, after_update
+                    )
+                    finite(loss, f"training loss in task {number}, epoch {epoch}")
+                    accuracies, activity = evaluate(network, tasks)
+                    for value in accuracies:
+                        finite(value, f"test accuracy in task {number}, epoch {epoch}")
+                    if rows[-1]["update"] == updates:  # --evaluate-every fell on the epoch's end
+                        rows.pop()
+                    rows.append(
+                        {
+                            **{"task": number, "epoch": epoch, "update": updates},
+                            **{"train_loss": loss, "train_accuracy": accuracy},
+                            "test_accuracy": accuracies,
+                        }
+                    )
+                    if config.target_loss is not None and loss <= config.target_loss:
+                        break
+                matrix.append(accuracies)
+                activities.append(activity)
+                epochs_used.append(epoch)
+    except Diverged as error:
+        failure = str(error)
+    seconds = time.perf_counter() - began
+
+    final = np.empty((PIXELS, config.hidden), np.float32)
+    final[live] = network.weights[0][:, :-1].T
+    final[~live] = start[0][~live] * network.parameters[-1]
+    return Run(
+        record=unit_record(config, activation, seed, matrix, epochs_used, failure, tasks),
+        schedule=[{"model": activation.name, **row} for row in rows if row["task"] and "train_accuracy" in row],
+        snapshot={
+            "accuracy": np.array([row["test_accuracy"] for row in rows]),
+            "task": np.array([row["task"] for row in rows]),
+            "update": np.array([row["update"] for row in rows]),
+            "train_loss": np.array([row["train_loss"] for row in rows], float),
+            "W1": final[:, :100],
+            "W1_init": start[0][:, :100],
+            "active": np.array(activities, np.float32),
+        },
+        seconds=seconds,
+    )
+
+
+def train_epoch(
+    network: MLP,
+    task: Task,
+    config: Config,
+    batches: np.random.Generator,
+    dropout: np.random.Generator,
+    after_update: Callable[[], None],
+) -> tuple[float, float]:
+    """One pass over a task's training images; the mean loss and accuracy before each update."""
+    images = len(task.train_labels)
+    order = batches.permutation(images)
+    labels = task.train_labels[order]
+    all_logits = np.empty((len(task.classes), images), np.float32)
+    buffer = np.empty((config.batch, task.train_inputs.shape[1]), np.float32)
+    head = network.weights[-1]
+    others = np.setdiff1d(np.arange(len(head)), task.classes)
+    frozen = head[others]
+    drop = hidden_dropout(config.dropout, dropout) if config.dropout else None
+
+    for first in range(0, images, config.batch):
+        batch = slice(first, min(first + config.batch, images))
+        inputs = buffer[: batch.stop - first]
+        # mode="clip" spares the check of every index: 6 us instead of 12.
+        np.take(task.train_inputs, order[batch], axis=0, out=inputs, mode="clip")
+        if config.input_dropout:
+            drop_units(inputs[:, :-1], config.input_dropout, dropout)
+        logits = network.forward(inputs, task.classes, drop)
+        if task.train_mask is not None:
+            logits += task.train_mask[:, order[batch]]
+        all_logits[:, batch] = logits
+        # The learning rate enters here, on a few numbers, and not on every parameter's gradient.
+        delta = cross_entropy_gradient(logits, labels[batch]) * network.dtype(config.lr)
+        network.backward(inputs, task.classes, delta)
+        network.update(config.momentum, config.lr * config.weight_decay)
+        if config.head == "frozen":
+            head[others] = frozen
+        after_update()
+    return loss_and_accuracy(all_logits, labels)
+
+
+def drop_units(
+    values: np.ndarray, rate: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Inverted dropout in place: each value is zero with chance `rate`, else divided by 1 - rate.
+
+    Returns the factors.
+    """
+    factors = (rng.random(values.shape, np.float32) >= rate) * np.float32(1 / (1 - rate))
+    values *= factors
+    return factors
+
+
+def hidden_dropout(
+    rate: float, rng: np.random.Generator
+) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Dropout for `MLP.forward`: acts on activations and gate alike, so `backward` knows of it."""
+
+    def drop(activations: np.ndarray, gate: np.ndarray) -> None:
+        gate *= drop_units(activations, rate, rng)
+
+    return drop
+
+
+def evaluate(network: MLP, tasks: Sequence[Task]) -> tuple[list[float], list[list[np.ndarray]]]:
+    """Test accuracy on each task, and how often each unit is active on each task's test images.
+
+    Accuracy is nan where a logit is not finite. A unit is active on an image where its gate is
+    not zero: ReLU's positive units, LWTA's winners. Activity is [layer][task] of (units,).
+    """
+    accuracies = []
+    activity: list[list[np.ndarray]] = [[] for _ in network.weights[:-1]]
+    for task in tasks:
+        images = len(task.test_labels)
+        logits = np.empty((len(task.classes), images), network.dtype)
+        active = [np.zeros(len(weights), int) for weights in network.weights[:-1]]
+        for first in range(0, images, TEST_BATCH):
+            inputs = task.test_inputs[first : first + TEST_BATCH]
+            logits[:, first : first + TEST_BATCH] = network.forward(inputs, task.classes)
+            for counts, gate in zip(active, network.workspace(len(inputs)).gates, strict=True):
+                counts += np.count_nonzero(gate, axis=1)
+        loss, accuracy = loss_and_accuracy(logits, task.test_labels)
+        accuracies.append(accuracy if math.isfinite(loss) else math.nan)
+        for layer, counts in zip(activity, active, strict=True):
+            layer.append(counts / images)
+    return accuracies, activity
+
+
+def finite(value: float, what: str) -> None:
+    """Raise `Diverged` for a value that is not finite: nothing after it means anything."""
+    if not math.isfinite(value):
+        raise Diverged(f"{what} is not finite")
+
+
+@cache
+def limit_blas_threads() -> None:
+    """One BLAS thread for this process where numpy was imported before our variables were set."""
+    if NUMPY_CAME_FIRST:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
+def unit_record(
+    config: Config,
+    activation: Activation,
+    seed: int,
+    matrix: list[list[float]],
+    epochs: list[int],
+    failure: str | None,
+    tasks: list[Task],
+) -> dict[str, Any]:
+    """The row of one run in `per_seed`, with its metrics.
+
+    R[i][j] is the accuracy on task j after task i; row 0 is before any training.
+    ACC = mean_j R[T][j]; BWT = mean_{j<T} (R[T][j] - R[j][j]) (Lopez-Paz and Ranzato 2017);
+    FWT = mean_{j>1} (R[j-1][j] - R[0][j]); F = mean_{j<T} (max_{j<=l<T} R[l][j] - R[T][j])
+    (Chaudhry et al. 2018). Joint training has no order, so only ACC.
+    """
+    metrics: dict[str, float | None] = dict.fromkeys(METRICS)
+    status = "diverged" if failure else "ok"
+    if not failure:
+        r = np.array(matrix)
+        last = len(r) - 1
+        metrics["average_accuracy"] = float(r[last].mean())
+        trained = [(1, j) for j in range(len(tasks))] if config.joint else [(j + 1, j) for j in range(last)]
+        if not config.joint and last > 1:
+            before = range(last - 1)
+            metrics["forgetting"] = float(
+                np.mean([r[j + 1 : last, j].max() - r[last, j] for j in before])
+            )
+            metrics["backward_transfer"] = float(np.mean([r[last, j] - r[j + 1, j] for j in before]))
+            metrics["forward_transfer"] = float(
+                np.mean([r[j, j] - r[0, j] for j in range(1, last)])
+            )
+        for row, j in trained:
+            halfway = (1 + 1 / len(tasks[j].classes)) / 2
+            if r[row, j] < halfway:
+                status = "untrained"
+                failure = f"accuracy on task {j + 1} right after training on it is only {r[row, j]:.3f}"
+                break
+    return {
+        "seed": seed,
+        "model": activation.name,
+        "accuracy_matrix": matrix,
+        "epochs": epochs,
+        **metrics,
+        "status": status,
+        "failure": failure,
+    }
+
+
+METRICS = ("forgetting", "average_accuracy", "backward_transfer", "forward_transfer")
+
+
+# --- 7. Statistics of forgetting ----------------------------------------------------------------
+
+
+def summarise(values: Sequence[float | None]) -> dict[str, Any]:
+    """n, mean, median, interquartile mean, standard deviation (n - 1), 95 % interval of the mean.
+
+    The interval is Student's t. Missing values are left out; what too few values cannot give is
+    None. The interquartile mean drops floor(n / 4) values at each end (Agarwal et al. 2021).
+    """
+    present = np.sort(np.array([v for v in values if v is not None], float))
+    n = len(present)
+    summary: dict[str, Any] = {"n": n, **dict.fromkeys(("mean", "median", "iqm", "std", "ci95"))}
+    if n:
+        summary["mean"] = float(present.mean())
+        summary["median"] = float(np.median(present))
+        summary["iqm"] = float(present[n // 4 : n - n // 4].mean())
+    if n > 1:
+        summary["std"] = float(present.std(ddof=1))
+        half = student_t_quantile(0.975, n - 1) * summary["std"] / math.sqrt(n)
+        summary["ci95"] = [summary["mean"] - half, summary["mean"] + half]
+    return summary
+
+
+def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Paired comparison of two activations' forgetting, seed by seed.
+
+    The difference is first minus second: above zero where the second forgets less, which is a win.
+    `smallest_detectable` is the true mean difference that the two-sided 5 % t-test would have
+    found with 80 % power: (t_.975 + t_.8) s / sqrt(n), all with n - 1 degrees of freedom.
+    """
+    difference = [a - b for a, b in zip(first, second, strict=True)]
+    # Accuracies are multiples of 1 / test images; a smaller difference is rounding, so a tie.
+    wins = sum(d > 1e-9 for d in difference)
+    losses = sum(d < -1e-9 for d in difference)
+    summary = summarise(difference)
+    detectable = None
+    if summary["n"] > 1:
+        quantiles = sum(student_t_quantile(p, summary["n"] - 1) for p in (0.975, 0.8))
+        detectable = quantiles * summary["std"] / math.sqrt(summary["n"])
+    return {
+        "difference": summary,
+        **{"wins": wins, "losses": losses, "ties": len(difference) - wins - losses},
+        "sign_test_p": sign_test(wins, losses),
+        "smallest_detectable": detectable,
+    }
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided sign test: p of a split at least as uneven, if both are equally likely."""
+    n = wins + losses
+    tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1))
+    return float(min(1.0, 2 * tail / 2**n))
+
+
+@cache
+def student_t_quantile(probability: float, df: int) -> float:
+    """Quantile of Student's t for a probability in [0.5, 0.999] and an integer df >= 1."""
+    low, high = 0.0, 1000.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_t_cdf(middle, df) < probability else (low, middle)
+    return high
+
+
+def student_t_cdf(t: float, df: int) -> float:
+    """Distribution function of Student's t, integer df (Abramowitz and Stegun 26.7.3, 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(df))
+    odd = df % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for i in range(odd, df - 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (i + 1) / (i + 2)
+    central = math.sin(angle) * total
+    if odd:
+        central = (angle + central) * 2 / math.pi
+    return (1 + central) / 2
+
+
+def aggregate(records: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, Any]:
+    """`aggregate` of results.json from rows of `per_seed`.
+
+    A run that diverged or never learned is in no mean, and its seed in no pair with that model.
+    """
+    by_model = {
+        model: {row["seed"]: row for row in records if row["model"] == model} for model in models
+    }
+    per_model = {
+        model: {
+            **{status: sum(r["status"] == status for r in rows.values()) for status in STATUSES},
+            **{
+                metric: summarise([r[metric] for r in rows.values() if r["status"] == "ok"])
+                for metric in METRICS
+            },
+        }
+        for model, rows in by_model.items()
+    }
+    pairs = []
+    for i, first in enumerate(models):
+        for second in models[i + 1 :]:
+            seeds = sorted(by_model[first].keys() & by_model[second].keys())
+            failed = {
+                model: sum(by_model[model][seed]["status"] != "ok" for seed in seeds)
+                for model in (first, second)
+            }
+            complete = [
+                seed
+                for seed in seeds
+                if all(by_model[model][seed]["status"] == "ok" for model in (first, second))
+                and by_model[first][seed]["forgetting"] is not None
+            ]
+            values = [
+                [by_model[model][seed]["forgetting"] for seed in complete]
+                for model in (first, second)
+            ]
+            comparison = compare(*values)
+            pairs.append(
+                {
+                    **{"first": first, "second": second, "failed": failed},
+                    **comparison,
+                    "verdict": verdict(first, second, comparison),
+                }
+            )
+    return {"models": per_model, "pairs": pairs}
+
+
+def verdict(first: str, second: str, comparison: dict[str, Any]) -> str | None:
+    """What the paired difference's interval says; None for fewer than two seeds."""
+    summary = comparison["difference"]
+    if summary["ci95"] is None:
+        return None
+    low, high = summary["ci95"]
+    if low > 0:
+        return f"{label(second)} forgets less"
+    if high < 0:
+        return f"{label(first)} forgets less"
+    shown = comparison["smallest_detectable"]
+    return f"no difference shown: {summary['n']} seeds could have shown {shown:.3f}"
+
+
+def label(model: str) -> str:
+    """How a model is called in print."""
+    return ACTIVATIONS[model].label if model in ACTIVATIONS else model
+
+
+STATUSES = ("ok", "diverged", "untrained")
+
+
+# --- 8. Seeds -----------------------------------------------------------------------------------
+
+Unit = tuple[Activation, int]  # one model, one seed
+
+
+def run_unit(
+    config: Config, activation: Activation, seed: int, data_dir: str | None, whole: bool
+) -> Run:
+    """Train one model wherever this runs; `whole` keeps what only the headline seed shows."""
+    run = train_model(config, activation, seed, load_mnist(data_dir))
+    return run if whole else replace(run, schedule=[], snapshot={})
+
+
+def run_units(
+    config: Config,
+    units: Sequence[Unit],
+    headline: int,
+    jobs: int,
+    data_dir: str | None,
+) -> Iterator[Run]:
+    """Runs of all units, as they finish, `jobs` side by side."""
+    arguments = [(config, activation, seed, data_dir, seed == headline) for activation, seed in units]
+    if jobs == 1 or len(units) == 1:
+        for unit in arguments:
+            yield run_unit(*unit)
+        return
+    from concurrent.futures import as_completed
+
+    with local_executor(min(jobs, len(units)), len(units)) as executor:
+        futures = [executor.submit(run_unit, *unit) for unit in arguments]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def local_executor(jobs: int, units: int) -> Any:
+    """Threads for up to a pair of models, whom a process start would cost more than it brings;
+    processes for more, since threads share Python's lock."""
+    if units <= 2:
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(jobs)
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    # Spawned, not forked: the same on every system, and safe beside BLAS threads.
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker)
+
+
+def start_worker() -> None:
+    """In each worker process: end at once on Ctrl-C, and with the main process, however it ends."""
+    import multiprocessing
+    import signal
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# --- 9. Outputs ---------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name in the same folder and move into place: all of it, or nothing."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_writable(path: Path) -> None:
+    """Raise `InputError` now, and not after training, if a file cannot be written."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give a file name")
+    probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+
+
+def to_json(data: dict[str, Any]) -> bytes:
+    """JSON with a line for each row of a table; not-a-number becomes null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        if isinstance(value, dict):
+            return {key: clean(v) for key, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(v) for v in value]
+        return value
+
+    parts = []
+    for key, value in clean(data).items():
+        if isinstance(value, list) and value:
+            text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+        else:
+            text = json.dumps(value, indent=1).replace("\n", "\n ")
+        parts.append(f" {json.dumps(key)}: {text}")
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
+
+
+def environment() -> dict[str, Any]:
+    """The software and machine that the figures come from."""
+    import platform
+
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        **blas(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": available_cores(),
+        "git_commit": git_commit(),
+        "mnist_sha256": MNIST_SHA256,
+    }
+
+
+def blas() -> dict[str, Any]:
+    """Name, kernel and threads of numpy's BLAS; the kernel decides the last bits of a result."""
+    import threadpoolctl
+
+    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
+    return {
+        "blas": f"{pool['internal_api']} {pool.get('version')}",
+        "blas_kernel": pool.get("architecture"),
+        "blas_threads": pool["num_threads"],
+    }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    import platform
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit this file is from, with "-dirty" if it was changed since; None outside git."""
+    import subprocess
+
+    here = Path(__file__).resolve()
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=here.parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def headline_summary(record: dict[str, Any]) -> dict[str, float | None]:
+    """The four figures of the published table."""
+    r = record["accuracy_matrix"]
+    two = len(r) > 2
+    return {
+        "task1_after_task1": r[1][0] if len(r) > 1 else None,
+        "task1_after_task2": r[2][0] if two else None,
+        "task2_after_task2": r[2][1] if two else None,
+        "forgetting": record["forgetting"],
+    }
+
+
+def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) -> None:
+    """Write snapshots.npz: arrays only, named `<what>_<model>`."""
+    import io
+
+    arrays = {
+        "config": np.array(json.dumps(asdict(config))),
+        "seed": np.array(seed),
+        "models": np.array(list(runs)),
+        "tasks": np.array(config.tasks),
+        "W1_init": next(iter(runs.values())).snapshot["W1_init"],
+    }
+    for model, run in runs.items():
+        for name, value in run.snapshot.items():
+            if name != "W1_init":
+                arrays[f"{name}_{model}"] = value
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # random weights shrink by 8 %; compressing takes as long as 10 epochs
+    write_atomically(path, buffer.getvalue())
+
+
+def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
+    """One line per model and epoch; test accuracies in columns T1, T2, ..."""
+    shown = min(tasks, 6)  # as many as 80 columns hold
+    heads = "".join(f"{f'T{j + 1}':>6}" for j in range(shown))
+    print(f"{'model':8}{'task':>5}{'epoch':>6}{'train loss':>12}{'train acc':>11}   test{heads}")
+    for row in rows:
+        tests = "".join(f"{accuracy:6.3f}" for accuracy in row["test_accuracy"][:shown])
+        print(
+            f"{label(row['model']):8}{row['task']:5}{row['epoch']:6}{row['train_loss']:12.4f}"
+            f"{row['train_accuracy']:11.3f}       {tests}"
+        )
+
+
+def print_headline(seed: int, records: Sequence[dict[str, Any]]) -> None:
+    """The published table for one seed: a column per model."""
+    print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
+    summaries = [headline_summary(record) for record in records]
+    for key, text, digits in (
+        ("task1_after_task1", "Task 1 accuracy after Task 1", "9.1%"),
+        ("task1_after_task2", "Task 1 accuracy after Task 2", "9.1%"),
+        ("forgetting", "Forgetting", "10.3f"),
+        ("task2_after_task2", "Task 2 accuracy after Task 2", "9.1%"),
+    ):
+        if all(s[key] is not None for s in summaries):
+            cells = (format(s[key], digits) for s in summaries)
+            print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+    for record in records:
+        if record["status"] != "ok":
+            print(f"{label(record['model'])} is {record['status']}: {record['failure']}.")
+            print("  Its forgetting means nothing.")
+
+
+def print_aggregate(totals: dict[str, Any]) -> None:
+    """Mean, spread and interval of each model's forgetting, then each pair with its verdict."""
+    print(f"\n{'Forgetting':12}{'runs':>6}{'mean':>9}{'std':>9}   {'95 % interval':18}{'median':>8}{'IQM':>8}")
+    for model, values in totals["models"].items():
+        forgetting = values["forgetting"]
+        if forgetting["ci95"] is not None:
+            low, high = forgetting["ci95"]
+            print(
+                f"{label(model):12}{forgetting['n']:6}{forgetting['mean']:9.4f}{forgetting['std']:9.4f}"
+                f"   {f'{low:.4f} to {high:.4f}':18}{forgetting['median']:8.4f}{forgetting['iqm']:8.4f}"
+            )
+        for status in STATUSES[1:]:
+            if values[status]:
+                print(f"  {label(model)}: {values[status]} {status}, left out of every mean")
+    for pair in totals["pairs"]:
+        difference = pair["difference"]
+        if difference["ci95"] is None:
+            continue
+        first, second = label(pair["first"]), label(pair["second"])
+        low, high = difference["ci95"]
+        print(f"\n{first} minus {second}, seed by seed ({difference['n']} complete pairs)")
+        print(f"  difference {difference['mean']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+        print(
+            f"  {second} forgets less on {pair['wins']} seeds, {first} on {pair['losses']},"
+            f" ties {pair['ties']}; sign test p = {pair['sign_test_p']:.3f}"
+        )
+        print(f"  Verdict: {pair['verdict']}.")
+
+
+# --- 10. Command line ---------------------------------------------------------------------------
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options of the run, then every field of `Config`."""
+    parser = OneLineParser(
+        description="Train ReLU and LWTA networks on one MNIST task after another and measure how "
+        "much of the first task each forgets (Compete to Compute, NIPS 2013).",
+        allow_abbrev=False,
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument("--seed", type=int, default=0, help="first seed, the headline (default 0)")
+    run.add_argument("--n-seeds", type=int, default=1, help="how many consecutive seeds (default 1)")
+    run.add_argument(
+        "--activations",
+        nargs="+",
+        choices=list(ACTIVATIONS),
+        default=["relu", "lwta"],
+        help="the models to compare (default relu lwta)",
+    )
+    run.add_argument("--jobs", type=int, default=None, metavar="N", help="models trained side by side (default: the cores)")
+    run.add_argument("--data-dir", default=None, metavar="DIR", help="folder of the four MNIST files (default: $MNIST_DIR, else fetched once and cached)")
+    run.add_argument("--out", type=Path, default=Path("results.json"), metavar="FILE", help="results (default results.json)")
+    run.add_argument("--snapshots", type=Path, default=Path("viz/snapshots.npz"), metavar="FILE", help="what the plots need (default viz/snapshots.npz)")
+    run.add_argument("--quiet", action="store_true", help="print errors only")
+    experiment = parser.add_argument_group("the experiment")
+    for item in fields(Config):
+        keywords = dict(item.metadata["argparse"])
+        description = item.metadata["help"]
+        if isinstance(item.default, bool):
+            keywords["action"] = "store_true"
+        elif item.default is not None:
+            shown = " ".join(item.default) if isinstance(item.default, tuple) else item.default
+            description += f" (default {shown})"
+            if not isinstance(item.default, tuple | str):
+                keywords["type"] = type(item.default)
+                keywords.setdefault("metavar", "X" if isinstance(item.default, float) else "N")
+        experiment.add_argument(flag(item.name), default=item.default, help=description, **keywords)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the experiment; the exit status."""
+    options = command_line().parse_args(arguments)
+    values = {item.name: getattr(options, item.name) for item in fields(Config)}
+    config = Config(**{**values, "tasks": tuple(values["tasks"])})
+    activations = [ACTIVATIONS[name] for name in dict.fromkeys(options.activations)]
+    check_config(config, activations)
+    for name, least in (("seed", 0), ("n_seeds", 1), ("jobs", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise InputError(f"{flag(name)} must be {least} or more, not {value}")
+    for path in (options.out, options.snapshots):
+        check_writable(path)
+    mnist = load_mnist(options.data_dir)
+    draw_images(config, options.seed, mnist.train_labels, mnist.test_labels)
+
+    models = [activation.name for activation in activations]
+    units = [(a, options.seed + i) for i in range(options.n_seeds) for a in activations]
+    jobs = options.jobs or available_cores()
+    runs: dict[tuple[int, str], Run] = {}
+    for run in run_units(config, units, options.seed, jobs, options.data_dir):
+        runs[run.record["seed"], run.record["model"]] = run
+    ordered = [runs[seed, activation.name] for activation, seed in units]
+    records = [run.record for run in ordered]
+    headline = {model: runs[options.seed, model] for model in models}
+
+    if options.n_seeds == 1:
+        diverged = [r for r in records if r["status"] == "diverged"]
+        for record in diverged:
+            print(
+                f"{label(record['model'])}, seed {record['seed']}: {record['failure']}; "
+                "try a lower --lr. Nothing was written.",
+                file=sys.stderr,
+            )
+        if diverged:
+            return 1
+    results = {
+        "schema": SCHEMA,
+        "config": asdict(config),
+        "environment": environment(),
+        "headline": {
+            "seed": options.seed,
+            "wallclock_s": (sum if jobs == 1 else max)(run.seconds for run in headline.values()),
+            "summary": {model: headline_summary(run.record) for model, run in headline.items()},
+        },
+        "schedule": [row for run in headline.values() for row in run.schedule],
+        "per_seed": records,
+        "aggregate": aggregate(records, models),
+    }
+    save_snapshots(options.snapshots, config, options.seed, headline)
+    write_atomically(options.out, to_json(results))
+    if not options.quiet:
+        print_schedule(results["schedule"], len(config.tasks))
+        print_headline(options.seed, [run.record for run in headline.values()])
+        if options.n_seeds > 1:
+            print_aggregate(results["aggregate"])
+        print(f"\nWrote {options.out} and {options.snapshots}.")
+    return 0
+
+
+def run_script(script: Callable[[], int]) -> None:
+    """Run a script's main function; what the user got wrong is one line and exit status 2."""
+    name = Path(sys.argv[0]).name
+    try:
+        sys.exit(script())
+    except InputError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run_script(main)
