@@ -850,6 +850,21 @@ def limit_blas_threads() -> None:
         threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
+@cache
+def blas() -> dict[str, Any]:
+    """Name, kernel and threads of numpy's BLAS; the kernel decides the last bits of a result."""
+    import threadpoolctl
+
+    limit_blas_threads()
+    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
+    return {
+        "blas": f"{pool['internal_api']} {pool.get('version')}",
+        "blas_kernel": pool.get("architecture"),
+        "blas_threads": pool["num_threads"],
+    }
+
+
 METRICS = ("forgetting", "average_accuracy", "backward_transfer", "forward_transfer")
 STATUSES = ("ok", "diverged", "untrained")
 
@@ -881,7 +896,7 @@ def unit_record(
         **{"seed": seed, "model": activation.name},
         **{"accuracy_matrix": history.matrix, "epochs": history.epochs},
         **metrics,
-        **{"status": status, "failure": failure},
+        **{"status": status, "failure": failure, "blas_kernel": blas()["blas_kernel"]},
     }
 
 
@@ -1055,6 +1070,10 @@ def label(model: str) -> str:
 Unit = tuple[Activation, int]  # one model, one seed
 
 
+class Stopped(Exception):
+    """A sweep could not go on; the message says why. What was finished is in the journal."""
+
+
 def run_unit(
     config: Config, activation: Activation, seed: int, data_dir: str | None, whole: bool
 ) -> Run:
@@ -1064,27 +1083,41 @@ def run_unit(
 
 
 def run_units(
-    config: Config, units: Sequence[Unit], headline: int, jobs: int, data_dir: str | None
+    config: Config,
+    units: Sequence[Unit],
+    headline: int,
+    jobs: int,
+    data_dir: str | None,
+    executor: Any = None,
 ) -> Iterator[Run]:
-    """Runs of all units, as they finish, `jobs` side by side."""
+    """Runs of all units, as they finish: `jobs` side by side here, or on another executor.
+
+    Raises `Stopped` if a worker process died.
+    """
     arguments = [
         (config, activation, seed, data_dir, seed == headline) for activation, seed in units
     ]
-    if jobs == 1 or len(units) == 1:
+    if executor is None and (jobs == 1 or len(units) == 1):
         for unit in arguments:
             yield run_unit(*unit)
         return
-    from concurrent.futures import as_completed
+    from concurrent.futures import BrokenExecutor, as_completed
 
-    with local_executor(min(jobs, len(units)), len(units)) as executor:
+    executor = executor or local_executor(min(jobs, len(units)), len(units))
+    try:
         futures = [executor.submit(run_unit, *unit) for unit in arguments]
         for future in as_completed(futures):
             yield future.result()
+    except BrokenExecutor:
+        raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
+    finally:
+        # Not `with`: that would wait for the units under way, and Ctrl-C ends at once.
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 def local_executor(jobs: int, units: int) -> Any:
-    """Threads for up to a pair of models, whom a process start would cost more than it brings;
-    processes for more, since threads share Python's lock."""
+    """Threads for up to a pair of models, which starting processes would delay more than it
+    helps; processes for more, since threads share Python's lock."""
     if units <= 2:
         from concurrent.futures import ThreadPoolExecutor
 
@@ -1092,6 +1125,8 @@ def local_executor(jobs: int, units: int) -> Any:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    if sys.platform == "win32":
+        jobs = min(jobs, 61)  # what Windows can wait for
     # Spawned, not forked: the same on every system, and safe beside BLAS threads.
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker)
 
@@ -1118,6 +1153,108 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Journal:
+    """The finished units of a sweep, each on disk as soon as it is finished.
+
+    A text file beside the results: a first line with what the units depend on, then one line of
+    JSON a unit. A line cut short by a crash is dropped when the journal is read.
+    """
+
+    def __init__(self, results: Path, identity: dict[str, Any]) -> None:
+        """The journal of one results file; nothing is read or written yet."""
+        self.path = results.with_name(results.name + ".journal")
+        self.identity = identity
+
+    def read(self) -> list[Run]:
+        """The units in it; `InputError` if they come from another configuration."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        if rows:
+            check_identity(self.path, rows[0], self.identity)
+        return [Run(row["record"], row["schedule"], {}, row["seconds"]) for row in rows[1:]]
+
+    def start(self, runs: Sequence[Run]) -> None:
+        """Begin the file with these units; a journal that is in the way is kept as NAME.old."""
+        if self.path.exists() and not runs:
+            os.replace(self.path, self.path.with_name(self.path.name + ".old"))
+        lines = [json.dumps(self.identity), *map(self.line, runs)]
+        write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+
+    def append(self, run: Run) -> None:
+        """Add a unit; on disk when this returns. Raises `Stopped` if it cannot be written."""
+        try:
+            with self.path.open("a") as file:
+                file.write(self.line(run) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise Stopped(f"{self.path} cannot be written ({error.strerror})") from None
+
+    @staticmethod
+    def line(run: Run) -> str:
+        """A unit as a line of JSON."""
+        row = {"record": run.record, "schedule": run.schedule, "seconds": run.seconds}
+        return json.dumps(without_nan(row))
+
+
+def run_identity(config: Config) -> dict[str, Any]:
+    """What the bits of every unit depend on: schema, configuration, data."""
+    return {"schema": SCHEMA, "config": without_nan(asdict(config)), "mnist_sha256": MNIST_SHA256}
+
+
+def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise `InputError`, naming the first field that differs, if a file is from another run."""
+
+    def refuse(name: str, here: Any, there: Any) -> None:
+        raise InputError(
+            f"{path}: cannot resume, {name} is {there!r} there and {here!r} here; "
+            "give the same options, or another --out"
+        )
+
+    if found.get("schema") != wanted["schema"]:
+        refuse("schema", wanted["schema"], found.get("schema"))
+    for part in ("config", "mnist_sha256"):
+        there = found.get(part) or {}
+        for name in {**wanted[part], **there}:
+            if there.get(name) != wanted[part].get(name):
+                refuse(name, wanted[part].get(name), there.get(name))
+
+
+def finished_runs(results: Path, journal: Journal, identity: dict[str, Any]) -> list[Run]:
+    """What an earlier run of the same configuration finished, from its results and its journal.
+
+    A results file that is cut short is kept as NAME.damaged, and the journal alone is used.
+    """
+    runs = []
+    if results.exists():
+        try:
+            found = json.loads(results.read_text())
+            found["per_seed"], found["schedule"], found["headline"]["seconds"]
+        except (ValueError, KeyError, TypeError):
+            damaged = results.with_name(results.name + ".damaged")
+            os.replace(results, damaged)
+            print(
+                f"{results} is cut short; kept as {damaged}, going on without it", file=sys.stderr
+            )
+        else:
+            check_identity(
+                results, {**found, "mnist_sha256": found["environment"]["mnist_sha256"]}, identity
+            )
+            headline = found["headline"]
+            for record in found["per_seed"]:
+                shown = record["seed"] == headline["seed"]
+                model = record["model"]
+                schedule = [row for row in found["schedule"] if shown and row["model"] == model]
+                seconds = headline["seconds"].get(model, 0.0) if shown else 0.0
+                runs.append(Run(record, schedule, {}, seconds))
+    return [*runs, *journal.read()]
 
 
 # --- 9. Outputs ---------------------------------------------------------------------------------
@@ -1152,20 +1289,21 @@ def check_writable(path: Path) -> None:
         ) from None
 
 
+def without_nan(value: Any) -> Any:
+    """The same, ready for JSON: not-a-number is None, a tuple a list."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return value
+
+
 def to_json(data: dict[str, Any]) -> bytes:
     """JSON with a line for each row of a table; not-a-number becomes null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if isinstance(value, dict):
-            return {key: clean(v) for key, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [clean(v) for v in value]
-        return value
-
     parts = []
-    for key, value in clean(data).items():
+    for key, value in without_nan(data).items():
         if isinstance(value, list) and value:
             text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
         else:
@@ -1187,19 +1325,6 @@ def environment() -> dict[str, Any]:
         "cores": available_cores(),
         "git_commit": git_commit(),
         "mnist_sha256": MNIST_SHA256,
-    }
-
-
-def blas() -> dict[str, Any]:
-    """Name, kernel and threads of numpy's BLAS; the kernel decides the last bits of a result."""
-    import threadpoolctl
-
-    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
-    return {
-        "blas": f"{pool['internal_api']} {pool.get('version')}",
-        "blas_kernel": pool.get("architecture"),
-        "blas_threads": pool["num_threads"],
     }
 
 
@@ -1266,6 +1391,27 @@ def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) 
     write_atomically(path, buffer.getvalue())
 
 
+def snapshots_are_of(path: Path, config: Config, seed: int, models: Sequence[str]) -> bool:
+    """True if a snapshot file is of this configuration, seed and models."""
+    import zipfile
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = [str(file["config"]), int(file["seed"]), [str(m) for m in file["models"]]]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+    return found == [json.dumps(asdict(config)), seed, list(models)]
+
+
+def print_report(results: dict[str, Any]) -> None:
+    """Epochs and headline of the first seed; for several seeds, what they show together."""
+    seed = results["headline"]["seed"]
+    print_schedule(results["schedule"], len(results["config"]["tasks"]))
+    print_headline(seed, [row for row in results["per_seed"] if row["seed"] == seed])
+    if len({row["seed"] for row in results["per_seed"]}) > 1:
+        print_aggregate(results["aggregate"])
+
+
 def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
     """One line per model and epoch; test accuracies in columns T1, T2, ..."""
     shown = min(tasks, 6)  # as many as 80 columns hold
@@ -1328,6 +1474,94 @@ def print_aggregate(totals: dict[str, Any]) -> None:
         print(f"  Verdict: {pair['verdict']}.")
 
 
+def run_sweep(
+    config: Config, activations: Sequence[Activation], seeds: range, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train every model at every seed that is not finished yet; the contents of results.json.
+
+    Writes the headline seed's snapshots and, for several seeds, a journal of finished units.
+    Raises `Stopped`, also where a single seed diverges: a sweep counts such a run instead.
+    """
+    identity = run_identity(config)
+    journal = Journal(options.out, identity)
+    models = [activation.name for activation in activations]
+    headline = seeds[0]
+    finished: dict[tuple[int, str], Run] = {}
+    if options.resume:
+        for run in finished_runs(options.out, journal, identity):
+            finished[run.record["seed"], run.record["model"]] = run
+        if not snapshots_are_of(options.snapshots, config, headline, models):
+            for model in models:
+                finished.pop((headline, model), None)
+    sweep = len(seeds) > 1 or options.resume
+    if sweep:
+        journal.start(list(finished.values()))
+    units = [(a, seed) for seed in seeds for a in activations if (seed, a.name) not in finished]
+
+    jobs = options.jobs or available_cores()
+    done = 0
+    try:
+        runs = run_units(config, units, headline, jobs, options.data_dir)
+        for run in with_progress(runs, len(units), options.quiet):
+            record = run.record
+            if record["status"] == "diverged" and not sweep:
+                raise Stopped(
+                    f"{label(record['model'])}, seed {record['seed']}: {record['failure']}; "
+                    "try a lower --lr"
+                )
+            finished[record["seed"], record["model"]] = run
+            if run.snapshot and all((headline, model) in finished for model in models):
+                shown = {model: finished[headline, model] for model in models}
+                save_snapshots(options.snapshots, config, headline, shown)
+            if sweep:
+                journal.append(run)
+            done += 1
+    except (KeyboardInterrupt, Stopped) as error:
+        left = f"{journal.path} has what is finished, go on with --resume" if sweep else ""
+        raise Stopped(
+            f"{str(error) or 'stopped'}. {done} of {len(units)} models finished; "
+            + (left or "nothing was written")
+        ) from None
+
+    order = list(dict.fromkeys([*models, *(model for _, model in finished)]))
+    keys = sorted(finished, key=lambda key: (key[0], order.index(key[1])))
+    records = [finished[key].record for key in keys]
+    shown = {model: finished[headline, model] for model in models}
+    seconds = {model: run.seconds for model, run in shown.items()}
+    return {
+        "schema": SCHEMA,
+        "config": asdict(config),
+        "environment": environment(),
+        "headline": {
+            "seed": headline,
+            "wallclock_s": sum(seconds.values()) if jobs == 1 else max(seconds.values()),
+            "seconds": seconds,
+            "summary": {model: headline_summary(run.record) for model, run in shown.items()},
+        },
+        "schedule": [row for run in shown.values() for row in run.schedule],
+        "per_seed": records,
+        "aggregate": aggregate(records, order),
+    }
+
+
+def with_progress(runs: Iterator[Run], total: int, quiet: bool) -> Iterator[Run]:
+    """The same runs, with a bar and running means of forgetting where a person is watching."""
+    if quiet or total <= 2 or not sys.stderr.isatty():
+        yield from runs
+        return
+    from tqdm import tqdm
+
+    forgetting: dict[str, list[float]] = {}
+    with tqdm(total=total, unit="model", dynamic_ncols=True) as bar:
+        for run in runs:
+            if run.record["forgetting"] is not None:
+                forgetting.setdefault(run.record["model"], []).append(run.record["forgetting"])
+            means = (f"{label(m)} {np.mean(v):.3f}" for m, v in sorted(forgetting.items()))
+            bar.set_postfix_str("forgets " + ", ".join(means), refresh=False)
+            bar.update()
+            yield run
+
+
 # --- 10. Command line ---------------------------------------------------------------------------
 
 
@@ -1384,6 +1618,11 @@ def command_line() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what the plots need (default viz/snapshots.npz)",
     )
+    run.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what an earlier run into --out finished, train what is missing",
+    )
     run.add_argument("--quiet", action="store_true", help="print errors only")
     experiment = parser.add_argument_group("the experiment")
     for item in fields(Config):
@@ -1417,58 +1656,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mnist = load_mnist(options.data_dir)
     draw_images(config, options.seed, mnist.train_labels, mnist.test_labels)
 
-    models = [activation.name for activation in activations]
-    units = [(a, options.seed + i) for i in range(options.n_seeds) for a in activations]
-    jobs = options.jobs or available_cores()
-    runs: dict[tuple[int, str], Run] = {}
-    for run in run_units(config, units, options.seed, jobs, options.data_dir):
-        runs[run.record["seed"], run.record["model"]] = run
-    ordered = [runs[seed, activation.name] for activation, seed in units]
-    records = [run.record for run in ordered]
-    headline = {model: runs[options.seed, model] for model in models}
-
-    if options.n_seeds == 1:
-        diverged = [r for r in records if r["status"] == "diverged"]
-        for record in diverged:
-            print(
-                f"{label(record['model'])}, seed {record['seed']}: {record['failure']}; "
-                "try a lower --lr. Nothing was written.",
-                file=sys.stderr,
-            )
-        if diverged:
-            return 1
-    results = {
-        "schema": SCHEMA,
-        "config": asdict(config),
-        "environment": environment(),
-        "headline": {
-            "seed": options.seed,
-            "wallclock_s": (sum if jobs == 1 else max)(run.seconds for run in headline.values()),
-            "summary": {model: headline_summary(run.record) for model, run in headline.items()},
-        },
-        "schedule": [row for run in headline.values() for row in run.schedule],
-        "per_seed": records,
-        "aggregate": aggregate(records, models),
-    }
-    save_snapshots(options.snapshots, config, options.seed, headline)
+    seeds = range(options.seed, options.seed + options.n_seeds)
+    results = run_sweep(config, activations, seeds, options)
     write_atomically(options.out, to_json(results))
     if not options.quiet:
-        print_schedule(results["schedule"], len(config.tasks))
-        print_headline(options.seed, [run.record for run in headline.values()])
-        if options.n_seeds > 1:
-            print_aggregate(results["aggregate"])
+        print_report(results)
         print(f"\nWrote {options.out} and {options.snapshots}.")
     return 0
 
 
 def run_script(script: Callable[[], int]) -> None:
-    """Run a script's main function; what the user got wrong is one line and exit status 2."""
+    """Run a script's main function and exit with its status.
+
+    What the user got wrong is one line and status 2, a sweep that could not go on status 1.
+    """
     name = Path(sys.argv[0]).name
     try:
-        sys.exit(script())
+        status = script()
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = 2
+    except Stopped as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        status = 130
+    if status in (1, 130):
+        end_now(status)
+    sys.exit(status)
+
+
+def end_now(status: int) -> None:
+    """Exit without waiting for models that are still being trained beside this thread."""
+    import multiprocessing
+
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

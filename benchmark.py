@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "matplotlib>=3.8",
+#                 "imageio>=2.33", "pillow>=10.1"]
+# ///
+"""How close the training comes to the time of its matrix products alone.
+
+    python3 benchmark.py
+
+The floor is the products of every training step and every evaluation, at 784 inputs, float32 and
+one BLAS thread, with nothing between them. Floor and training alternate in one process, and each
+ratio is the median over the rounds of the ratios. Writes study/benchmark.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compete_to_compute import (
+    ACTIVATIONS,
+    DIGITS,
+    PIXELS,
+    SCHEMA,
+    Config,
+    InputError,
+    OneLineParser,
+    available_cores,
+    check_writable,
+    environment,
+    load_mnist,
+    run_script,
+    to_json,
+    train_model,
+    write_atomically,
+)
+
+SIZES = {"default": Config(), "1024x3": Config(hidden=1024, depth=3, epochs=1)}
+ROOT = Path(__file__).resolve().parent
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long it takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {
+        "median": float(np.median(values)),
+        "lowest": float(min(values)),
+        "highest": float(max(values)),
+    }
+
+
+def matrix_products(config: Config) -> Callable[[], None]:
+    """The products of one model's training and evaluation at this configuration, and no more.
+
+    Every array is contiguous and separate from the others, which is the best BLAS can be offered.
+    """
+    sizes = [PIXELS, *[config.hidden] * config.depth, DIGITS]
+    images = config.train_per_class * len(config.tasks[0])
+    batches = [config.batch] * (images // config.batch) + [images % config.batch]
+
+    def arrays(rows: int, columns: int) -> np.ndarray:
+        return np.full((rows, columns), 1e-3, np.float32)
+
+    weights = [arrays(n_out, n_in) for n_in, n_out in pairwise(sizes)]
+    gradients = [np.empty_like(w) for w in weights]
+    buffers = {
+        n: ([arrays(size, n) for size in sizes], [arrays(size, n) for size in sizes[1:]])
+        for n in {*batches, config.test_per_task}
+    }
+
+    def forward(n: int) -> None:
+        signals, outputs = buffers[n]
+        for w, signal, output in zip(weights, signals, outputs, strict=False):
+            np.matmul(w, signal, out=output)
+
+    def backward(n: int) -> None:
+        signals, deltas = buffers[n]
+        for layer in reversed(range(len(weights))):
+            np.matmul(deltas[layer], signals[layer].T, out=gradients[layer])
+            if layer:
+                np.matmul(weights[layer].T, deltas[layer], out=signals[layer])
+
+    def evaluate() -> None:
+        for _ in config.tasks:
+            forward(config.test_per_task)
+
+    def run() -> None:
+        for array in [*weights, *(a for pair in buffers.values() for part in pair for a in part)]:
+            array.fill(1e-3)  # the products of products must not overflow
+        evaluate()
+        for _ in range(config.epochs * len(config.tasks)):
+            for n in filter(None, batches):
+                forward(n)
+                backward(n)
+            evaluate()
+
+    return run
+
+
+def measure_training(config: Config, rounds: int) -> dict[str, Any]:
+    """Floor and training of each model in turn, `rounds` times."""
+    mnist = load_mnist()
+    floor = matrix_products(config)
+    floor()
+    times: dict[str, list[float]] = {"floor": [], "relu": [], "lwta": []}
+    for _ in range(rounds):
+        times["floor"].append(seconds(floor))
+        for model in ("relu", "lwta"):
+            times[model].append(train_model(config, ACTIVATIONS[model], 0, mnist).seconds)
+    floors = np.array(times["floor"])
+    return {
+        **{f"{name}_s": spread(values) for name, values in times.items()},
+        **{
+            f"{model}_over_floor": spread((np.array(times[model]) / floors).tolist())
+            for model in ("relu", "lwta")
+        },
+    }
+
+
+def measure_tricks(rounds: int) -> dict[str, Any]:
+    """What the tricks that were left out would have bought: microseconds of one update.
+
+    The update is the one part outside the products that takes more than 2 % of a step.
+    """
+    sizes = [PIXELS, 400, 400, DIGITS]
+    n = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
+    w, g, v = np.full((3, n), 1e-3, np.float32)
+    momentum, decay = np.float32(0.9), np.float32(5e-6)
+
+    def five_passes(w: np.ndarray = w, g: np.ndarray = g, v: np.ndarray = v) -> None:
+        np.multiply(v, momentum, out=v)
+        np.subtract(v, g, out=v)
+        np.multiply(w, decay, out=g)
+        np.subtract(v, g, out=v)
+        np.add(w, v, out=w)
+
+    def three_passes() -> None:
+        np.multiply(v, momentum, out=v)
+        np.subtract(v, g, out=v)
+        np.add(w, v, out=w)
+
+    def four_passes() -> None:
+        three_passes()
+        np.multiply(w, decay, out=w)
+
+    size = 1 << 16
+    chunks = [(w[i : i + size], g[i : i + size], v[i : i + size]) for i in range(0, n, size)]
+
+    def in_chunks() -> None:
+        for chunk in chunks:
+            five_passes(*chunk)
+
+    variants = {
+        "five passes, as built": five_passes,
+        "five passes in chunks of 65536": in_chunks,
+        "four passes in shifted variables": four_passes,
+        "three passes in rescaled variables": three_passes,
+    }
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, update in variants.items():
+            g.fill(0)
+            times[name].append(seconds(lambda update=update: [update() for _ in range(100)]) * 1e4)
+    return {name: spread(values) for name, values in times.items()}
+
+
+def run_process(arguments: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a whole process, from interpreter start to exit."""
+    # The peak of a process's children is kept per parent, so each run gets a parent of its own.
+    measure = (
+        "import resource, subprocess, sys, time; t = time.perf_counter();"
+        "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL);"
+        "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", measure, *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    elapsed, peak = answer.stdout.split()
+    return float(elapsed), float(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def measure_processes(rounds: int, floor: float) -> dict[str, Any]:
+    """Whole commands, beside the floor of one model."""
+    cores = available_cores()
+    with tempfile.TemporaryDirectory() as folder:
+        out = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz"]
+        commands = {
+            "one seed": ["compete_to_compute.py", "--seed", "0", *out],
+            "ten seeds": ["compete_to_compute.py", "--seed", "0", "--n-seeds", "10", *out],
+            "visualise": [
+                *("visualize_compete_to_compute.py", "--snapshots", f"{folder}/s.npz"),
+                *("--results", f"{folder}/r.json", "--out-dir", folder),
+            ],
+            "animate": [
+                *("make_compete_to_compute_gif.py", "--snapshots", f"{folder}/s.npz"),
+                *("--out", f"{folder}/a.gif"),
+            ],
+        }
+        results: dict[str, Any] = {}
+        for name, command in commands.items():
+            times, peaks = zip(*(run_process(command) for _ in range(rounds)), strict=True)
+            results[name] = {"seconds": spread(times), "peak_mb": max(peaks)}
+    # Two models side by side where there are two cores; twenty models over all cores.
+    results["one seed"]["floor_s"] = floor * 2 / min(cores, 2)
+    results["ten seeds"]["floor_s"] = floor * 20 / cores
+    for name in ("one seed", "ten seeds"):
+        results[name]["over_floor"] = results[name]["seconds"]["median"] / results[name]["floor_s"]
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, save; the exit status."""
+    parser = OneLineParser(
+        description="Measure the training beside the time of its matrix products alone.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each")
+    parser.add_argument("--out", type=Path, default=Path("study/benchmark.json"))
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        raise InputError("--rounds must be 1 or more")
+    check_writable(options.out)
+
+    machine = environment()
+    forced = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("OPENBLAS_") and v != "1"]
+    print(f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}")
+    print(f"BLAS kernel {machine['blas_kernel']}, {machine['blas_threads']} thread {forced or ''}")
+    training = {}
+    for name, config in SIZES.items():
+        training[name] = result = measure_training(config, options.rounds)
+        print(f"\nOne model, {name}: floor {result['floor_s']['median']:.3f} s")
+        for model in ("relu", "lwta"):
+            ratio = result[f"{model}_over_floor"]
+            print(
+                f"  {model:5} {result[f'{model}_s']['median']:.3f} s = {ratio['median']:.2f} floors"
+                f" ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+            )
+    tricks = measure_tricks(options.rounds)
+    print("\nOne update of all parameters, default size")
+    for name, result in tricks.items():
+        print(f"  {name:40}{result['median']:8.0f} us")
+    processes = measure_processes(min(options.rounds, 7), training["default"]["floor_s"]["median"])
+    print("\nWhole processes")
+    for name, result in processes.items():
+        print(
+            f"  {name:12}{result['seconds']['median']:8.2f} s, peak {result['peak_mb']:.0f} MB"
+            + (f", {result['over_floor']:.2f} floors" if "over_floor" in result else "")
+        )
+    report = {
+        "schema": SCHEMA,
+        "name": "benchmark",
+        "question": "How close does training come to the time of its matrix products alone?",
+        "command": f"python3 benchmark.py --rounds {options.rounds}",
+        "environment": machine,
+        "training": training,
+        "update_us": tricks,
+        "processes": processes,
+    }
+    write_atomically(options.out, to_json(report))
+    print(f"\nWrote {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
