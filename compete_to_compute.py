@@ -1103,16 +1103,19 @@ def run_units(
         return
     from concurrent.futures import BrokenExecutor, as_completed
 
+    work = partial(run_unit_elsewhere, software()) if executor else run_unit
     executor = executor or local_executor(min(jobs, len(units)), len(units))
+    futures = [executor.submit(work, *unit) for unit in arguments]
     try:
-        futures = [executor.submit(run_unit, *unit) for unit in arguments]
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor:
         raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
     finally:
         # Not `with`: that would wait for the units under way, and Ctrl-C ends at once.
-        executor.shutdown(wait=False, cancel_futures=True)
+        for future in futures:
+            future.cancel()
+        executor.shutdown(wait=False)
 
 
 def local_executor(jobs: int, units: int) -> Any:
@@ -1129,6 +1132,64 @@ def local_executor(jobs: int, units: int) -> Any:
         jobs = min(jobs, 61)  # what Windows can wait for
     # Spawned, not forked: the same on every system, and safe beside BLAS threads.
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker)
+
+
+def dask_executor(address: str) -> Any:
+    """An executor on the Dask cluster whose scheduler is at `address`.
+
+    Raises `InputError` where no scheduler answers, no worker is there, or a worker would compute
+    something else: another version of this file, of numpy or of Python.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise InputError(
+            "--dask needs: python3 -m pip install -r requirements-cluster.txt"
+        ) from None
+    import logging
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the one line is ours
+    try:
+        client = distributed.Client(address, timeout=5, set_as_default=False)
+    except (OSError, ValueError):
+        raise InputError(
+            f"--dask {address}: no scheduler answers there; start one with: dask scheduler"
+        ) from None
+    workers = client.run(software, on_error="return")
+    if not workers:
+        raise InputError(
+            f"--dask {address}: no worker there; start one with: dask worker {address}"
+        )
+    for worker, found in workers.items():
+        if isinstance(found, Exception):
+            raise InputError(f"worker {worker} cannot load this project: {found}; start it here")
+        for name, version in software().items():
+            if found.get(name) != version:
+                raise InputError(
+                    f"worker {worker} has {name} {found.get(name)}, not {version} as here; "
+                    "give it the same and start it again"
+                )
+    return client.get_executor(pure=False, retries=3)
+
+
+@cache
+def software() -> dict[str, str]:
+    """What two machines must have in common to compute the same, the BLAS kernel apart."""
+    import platform
+
+    source = sha256(Path(__file__).read_bytes())[:12]
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "compete_to_compute.py": source,
+    }
+
+
+def run_unit_elsewhere(expected: dict[str, str], *unit: Any) -> Run:
+    """`run_unit`, on a worker that may have joined after the others were checked."""
+    if software() != expected:
+        raise Stopped(f"a worker joined with {software()}, not {expected} as here")
+    return run_unit(*unit)
 
 
 def start_worker() -> None:
@@ -1410,6 +1471,10 @@ def print_report(results: dict[str, Any]) -> None:
     print_headline(seed, [row for row in results["per_seed"] if row["seed"] == seed])
     if len({row["seed"] for row in results["per_seed"]}) > 1:
         print_aggregate(results["aggregate"])
+    kernels = {row["blas_kernel"] for row in results["per_seed"]}
+    if len(kernels) > 1:
+        print(f"\nRun on {len(kernels)} BLAS kernels ({', '.join(map(str, sorted(kernels)))}):")
+        print("the last bits differ between them; per_seed says which had which.")
 
 
 def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
@@ -1501,7 +1566,8 @@ def run_sweep(
     jobs = options.jobs or available_cores()
     done = 0
     try:
-        runs = run_units(config, units, headline, jobs, options.data_dir)
+        executor = dask_executor(options.dask) if options.dask and units else None
+        runs = run_units(config, units, headline, jobs, options.data_dir, executor)
         for run in with_progress(runs, len(units), options.quiet):
             record = run.record
             if record["status"] == "diverged" and not sweep:
@@ -1619,6 +1685,12 @@ def command_line() -> argparse.ArgumentParser:
         help="what the plots need (default viz/snapshots.npz)",
     )
     run.add_argument(
+        "--dask",
+        default=None,
+        metavar="ADDRESS",
+        help="train on the Dask cluster with this scheduler, for example tcp://host:8786",
+    )
+    run.add_argument(
         "--resume",
         action="store_true",
         help="keep what an earlier run into --out finished, train what is missing",
@@ -1643,6 +1715,11 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; the exit status."""
     options = command_line().parse_args(arguments)
+    if options.dask and __name__ == "__main__":
+        # Again as a module of its own name: what is sent to workers must be importable there.
+        import compete_to_compute
+
+        compete_to_compute.run_script(partial(compete_to_compute.main, arguments))
     values = {item.name: getattr(options, item.name) for item in fields(Config)}
     config = Config(**{**values, "tasks": tuple(values["tasks"])})
     activations = [ACTIVATIONS[name] for name in dict.fromkeys(options.activations)]

@@ -1,0 +1,255 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66"]
+# ///
+"""Write the README's measured numbers from study/*.json, between its markers.
+
+    python3 write_readme_tables.py
+
+Every measured number in the README stands between `<!-- NAME -->` and `<!-- /NAME -->` and is made
+here; a test checks that the README is what this script would write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from compete_to_compute import InputError, label, run_script, write_atomically
+
+ROOT = Path(__file__).resolve().parent
+
+# Figures of the published run (seed 0, then seeds 0-9; standard deviations with divisor n).
+PUBLISHED_SEED_0 = {
+    "task1_after_task1": (0.974, 0.973),
+    "task1_after_task2": (0.902, 0.951),
+    "forgetting": (0.072, 0.022),
+    "task2_after_task2": (0.957, 0.951),
+}
+PUBLISHED_SEEDS = {"relu": (0.045, 0.021, 4), "lwta": (0.043, 0.028, 6)}
+
+
+def study(name: str) -> dict[str, Any]:
+    """One committed result."""
+    path = ROOT / "study" / f"{name}.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run its command first") from None
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+    """An interval in words."""
+    return f"{values[0]:{sign}.{digits}f} to {values[1]:{sign}.{digits}f}"
+
+
+def seed_0() -> str:
+    """The published table for seed 0, beside ours."""
+    summary = study("ten_seeds")["headline"]["summary"]
+    rows = []
+    for key, text in (
+        ("task1_after_task1", "Task 1 accuracy after Task 1"),
+        ("task1_after_task2", "Task 1 accuracy after Task 2"),
+        ("forgetting", "Forgetting"),
+        ("task2_after_task2", "Task 2 accuracy after Task 2"),
+    ):
+        theirs = [f"{value:.3f}" for value in PUBLISHED_SEED_0[key]]
+        ours = [f"{summary[model][key]:.3f}" for model in ("relu", "lwta")]
+        rows.append([text, ours[0], theirs[0], ours[1], theirs[1]])
+    return table(["seed 0", "ReLU", "published", "LWTA", "published"], rows)
+
+
+def ten_seeds() -> str:
+    """The ten-seed table and its verdict."""
+    aggregate = study("ten_seeds")["aggregate"]
+    (pair,) = aggregate["pairs"]
+    wins = {"relu": pair["losses"], "lwta": pair["wins"]}
+    rows = []
+    for model in ("relu", "lwta"):
+        values = aggregate["models"][model]["forgetting"]
+        mean, std, won = PUBLISHED_SEEDS[model]
+        rows.append(
+            [
+                label(model),
+                f"{values['mean']:.3f}",
+                interval(values["ci95"]),
+                f"{values['std']:.3f}",
+                f"{values['median']:.3f}",
+                f"{values['iqm']:.3f}",
+                str(wins[model]),
+                f"{mean:.3f} ± {std:.3f}, {won}",
+            ]
+        )
+    head = ["forgetting", "mean", "95 % interval", "std", "median", "IQM", "wins"]
+    difference = pair["difference"]
+    return (
+        table([*head, "published mean ± std, wins"], rows)
+        + f"\n\nReLU minus LWTA, seed by seed: {difference['mean']:+.3f}, 95 % interval "
+        f"{interval(difference['ci95'], 3, '+')} ({difference['n']} pairs, sign test "
+        f"p = {pair['sign_test_p']:.2f}). Verdict: **{pair['verdict']}**."
+    )
+
+
+def visual_claims() -> str:
+    """What people say they see, as numbers."""
+    data = study("visual_claims")
+    rows = [
+        [
+            values["what"],
+            f"{values['relu']['mean']:.3f}",
+            f"{values['lwta']['mean']:.3f}",
+            interval(values["relu_minus_lwta"]["ci95"], 3, "+"),
+        ]
+        for values in data["aggregate"].values()
+    ]
+    head = [f"mean over {data['n']} seeds", "ReLU", "LWTA", "difference, 95 % interval"]
+    return table(head, rows)
+
+
+def claims() -> str:
+    """Each claim of the published run that these results can test."""
+    ten, seen = study("ten_seeds"), study("visual_claims")
+    first = ten["headline"]["summary"]
+    ratio = first["relu"]["forgetting"] / first["lwta"]["forgetting"]
+    (pair,) = ten["aggregate"]["pairs"]
+    plateau = [
+        [row["accuracy_matrix"][i][j] for row in ten["per_seed"]] for i, j in ((1, 0), (2, 1))
+    ]
+
+    def say(name: str, more: str, less: str, none: str) -> str:
+        low, high = seen["aggregate"][name]["relu_minus_lwta"]["ci95"]
+        return less if low > 0 else more if high < 0 else none
+
+    spread = seen["aggregate"]["change_spread"]
+    mean = {
+        name: {model: seen["aggregate"][name][model]["mean"] for model in ("relu", "lwta")}
+        for name in seen["aggregate"]
+    }
+    rows = [
+        [
+            "At seed 0 LWTA forgets 3.3 times less",
+            f"{ratio:.1f} times less at seed 0",
+            "reproduced; one seed shows no effect",
+        ],
+        [
+            "LWTA forgets less on average",
+            f"difference {pair['difference']['mean']:+.3f} "
+            f"({interval(pair['difference']['ci95'], 3, '+')}), {pair['wins']} wins of "
+            f"{pair['difference']['n']}",
+            "not supported by ten seeds" if pair["difference"]["ci95"][0] <= 0 else "supported",
+        ],
+        [
+            "Task 1 reaches about 97 %, Task 2 about 95 %",
+            f"{min(plateau[0]):.3f} to {max(plateau[0]):.3f} and "
+            f"{min(plateau[1]):.3f} to {max(plateau[1]):.3f} over models and seeds",
+            "reproduced",
+        ],
+        [
+            "LWTA's first-layer fields are more localised",
+            f"spread of the change {spread['relu']['mean']:.2f} (ReLU), "
+            f"{spread['lwta']['mean']:.2f} (LWTA) pixels",
+            say("change_spread", "not supported: less localised", "supported", "not supported"),
+        ],
+        [
+            "A band of LWTA's units fires almost only for one task",
+            f"{mean['exclusive_1']['lwta']:.1%} of layer 1, "
+            f"{mean['exclusive_2']['lwta']:.1%} of layer 2",
+            "not supported" if mean["exclusive_1"]["lwta"] < 0.05 else "supported",
+        ],
+        [
+            "ReLU's units fire for both tasks, LWTA's are separated",
+            f"S in layer 1: {mean['segregation_1']['relu']:.2f} (ReLU), "
+            f"{mean['segregation_1']['lwta']:.2f} (LWTA)",
+            say(
+                *("segregation_1", "supported", "not supported: ReLU is more separated"),
+                "not supported",
+            ),
+        ],
+    ]
+    return table(["claim", "measured", "verdict"], rows)
+
+
+def benchmark() -> str:
+    """Training beside its matrix products."""
+    data = study("benchmark")
+    rows = []
+    for size, result in data["training"].items():
+        for model in ("relu", "lwta"):
+            ratio = result[f"{model}_over_floor"]
+            rows.append(
+                [
+                    f"one model, {size}, {label(model)}",
+                    f"{result[f'{model}_s']['median']:.2f} s",
+                    f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})",
+                    "",
+                ]
+            )
+    for name, result in data["processes"].items():
+        rows.append(
+            [
+                f"whole process, {name}",
+                f"{result['seconds']['median']:.2f} s",
+                f"{result['over_floor']:.2f}" if "over_floor" in result else "",
+                f"{result['peak_mb']:.0f} MB",
+            ]
+        )
+    machine = data["environment"]
+    updates = data["update_us"]
+    built = updates["five passes, as built"]["median"]
+    left_out = "; ".join(
+        f"{name} {result['median'] - built:+.0f} us"
+        for name, result in updates.items()
+        if name != "five passes, as built"
+    )
+    step = 1e6 * data["training"]["default"]["floor_s"]["median"] / 400
+    return (
+        table(["what", "median", "floors", "peak memory"], rows)
+        + f"\n\nMeasured on {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['blas']} with kernel {machine['blas_kernel']}, one BLAS thread. One update "
+        f"takes {built:.0f} us of a step of about {step:.0f} us. "
+        f"What was left out would change it by: {left_out}."
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "seed_0": seed_0,
+    "ten_seeds": ten_seeds,
+    "claims": claims,
+    "visual_claims": visual_claims,
+    "benchmark": benchmark,
+}
+
+
+def fill(text: str) -> str:
+    """The README with every block made anew; `InputError` if a marker is missing."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        block = make()
+        text, found = pattern.subn(
+            lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text
+        )
+        if found != 1:
+            raise InputError(f"README.md: needs <!-- {name} --> and <!-- /{name} --> once")
+    return text
+
+
+def main() -> int:
+    """Rewrite README.md; the exit status."""
+    path = ROOT / "README.md"
+    write_atomically(path, fill(path.read_text(encoding="utf-8")).encode())
+    print(f"Wrote {path.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
