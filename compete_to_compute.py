@@ -1068,6 +1068,7 @@ def label(model: str) -> str:
 # --- 8. Seeds -----------------------------------------------------------------------------------
 
 Unit = tuple[Activation, int]  # one model, one seed
+SCHEDULER_SECONDS = 5  # to answer
 
 
 class Stopped(Exception):
@@ -1097,7 +1098,7 @@ def run_units(
     arguments = [
         (config, activation, seed, data_dir, seed == headline) for activation, seed in units
     ]
-    if executor is None and (jobs == 1 or len(units) == 1):
+    if executor is None and (jobs == 1 or len(units) <= 1):
         for unit in arguments:
             yield run_unit(*unit)
         return
@@ -1150,7 +1151,7 @@ def dask_executor(address: str) -> Any:
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the one line is ours
     try:
-        client = distributed.Client(address, timeout=5, set_as_default=False)
+        client = distributed.Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
     except (OSError, ValueError):
         raise InputError(
             f"--dask {address}: no scheduler answers there; start one with: dask scheduler"
@@ -1459,7 +1460,7 @@ def snapshots_are_of(path: Path, config: Config, seed: int, models: Sequence[str
     try:
         with np.load(path, allow_pickle=False) as file:
             found = [str(file["config"]), int(file["seed"]), [str(m) for m in file["models"]]]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return False
     return found == [json.dumps(asdict(config)), seed, list(models)]
 
@@ -1584,7 +1585,7 @@ def run_sweep(
             done += 1
     except (KeyboardInterrupt, Stopped) as error:
         left = f"{journal.path} has what is finished, go on with --resume" if sweep else ""
-        raise Stopped(
+        raise type(error)(
             f"{str(error) or 'stopped'}. {done} of {len(units)} models finished; "
             + (left or "nothing was written")
         ) from None
@@ -1756,23 +1757,25 @@ def run_script(script: Callable[[], int]) -> None:
     except Stopped as error:
         print(f"{name}: {error}", file=sys.stderr)
         status = 1
-    except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"{name}: {str(error) or 'stopped'}", file=sys.stderr)
         status = 130
     if status in (1, 130):
-        end_now(status)
+        end_training(status)
     sys.exit(status)
 
 
-def end_now(status: int) -> None:
-    """Exit without waiting for models that are still being trained beside this thread."""
+def end_training(status: int) -> None:
+    """End what is still being trained, so that the exit need not wait for it."""
     import multiprocessing
+    import threading
 
     for child in multiprocessing.active_children():
         child.terminate()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    if any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # a thread cannot be ended, and Python would wait for it
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def load_snapshots(path: Path) -> Snapshots:
         raise InputError(f"{path}: no such file; {first}") from None
     except KeyError as error:
         raise InputError(f"{path}: not a snapshot file of ours (no {error}); {first}") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: damaged or not a snapshot file ({error}); {first}") from None
     return snapshots
 

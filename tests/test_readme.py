@@ -1,0 +1,48 @@
+"""The README's numbers are those of the committed results."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from write_readme_tables import BLOCKS, ROOT, fill
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDIES = sorted((ROOT / "study").glob("*.json"))
+
+
+def test_every_table_is_what_its_study_file_gives() -> None:
+    assert fill(README) == README
+
+
+def test_a_changed_number_would_be_noticed() -> None:
+    start = README.index("<!-- ten_seeds -->")
+    digit = re.compile(r"0\.\d").search(README, start)
+    assert digit
+    changed = README[: digit.end() - 1] + "x" + README[digit.end() :]
+    assert fill(changed) == README
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_file_is_strict_json_with_its_origin(path: object) -> None:
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    found = json.loads(path.read_text(), parse_constant=refuse)
+    assert found["schema"] == 1
+    assert found["environment"]["git_commit"]
+    assert found.get("command", "--out study/ten_seeds.json") in README
+
+
+def test_measured_numbers_stand_only_in_the_tables() -> None:
+    prose = README
+    for name in BLOCKS:
+        prose = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", "", prose, flags=re.DOTALL)
+    quoted = {
+        *("1.55", "0.20", "6.12", "3.39", "1.38", "0.06", "57.84", "1.13", "1.30", "0.13"),
+        *("16.63", "6.07"),  # the paper's
+        *("0.03", "0.9", "11.42"),  # a target loss, and two definitions
+    }
+    assert set(re.findall(r"\d+\.\d+", prose)) <= quoted
