@@ -21,13 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import compete_to_compute
 from compete_to_compute import (
     ACTIVATIONS,
     DIGITS,
@@ -36,6 +38,7 @@ from compete_to_compute import (
     Config,
     InputError,
     OneLineParser,
+    Run,
     available_cores,
     check_writable,
     environment,
@@ -229,6 +232,74 @@ def measure_processes(rounds: int, floor: float) -> dict[str, Any]:
     return results
 
 
+def measure_sweeps() -> dict[str, Any]:
+    """Time per seed and peak memory of sweeps of growing size, on one core and on all."""
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        out = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz", "--quiet"]
+        for seeds in (10, 20, 40, 80):
+            for jobs in sorted({1, available_cores()}):
+                command = ["compete_to_compute.py", "--n-seeds", str(seeds), "--jobs", str(jobs)]
+                elapsed, peak = run_process([*command, *out])
+                results[f"{seeds} seeds, {jobs} jobs"] = {
+                    **{"seeds": seeds, "jobs": jobs, "seconds": elapsed},
+                    **{"seconds_per_seed": elapsed / seeds, "peak_mb": peak},
+                }
+    return results
+
+
+def measure_writing(unit_seconds: float) -> dict[str, float]:
+    """What journal and results cost in a sweep of 1,000 seeds whose units take no time."""
+    run = train_model(Config(), ACTIVATIONS["relu"], 0, load_mnist())
+
+    def stub(config: Config, units: Sequence[Any], headline: int, *_: Any) -> Iterator[Run]:
+        for activation, seed in units:
+            snapshot = run.snapshot if seed == headline else {}
+            record = {**run.record, "seed": seed, "model": activation.name}
+            yield replace(run, record=record, snapshot=snapshot, schedule=[])
+
+    real, compete_to_compute.run_units = compete_to_compute.run_units, stub
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            out = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz", "--quiet"]
+            elapsed = seconds(lambda: compete_to_compute.main(["--n-seeds", "1000", *out]))
+            size = sum(path.stat().st_size for path in Path(folder).glob("r.json*"))
+    finally:
+        compete_to_compute.run_units = real
+    training = 2000 * unit_seconds / available_cores()
+    return {"seconds": elapsed, "share_of_run": elapsed / training, "megabytes": size / 1e6}
+
+
+def measure_traffic() -> dict[str, float] | None:
+    """Kilobytes over loopback per unit on a cluster of two workers; None if it can't be told."""
+    counters = Path("/proc/net/dev")
+    try:
+        import distributed
+    except ImportError:
+        return None
+    if not counters.exists():
+        return None
+
+    def loopback() -> int:
+        line = next(x for x in counters.read_text().splitlines() if x.strip().startswith("lo:"))
+        return int(line.split()[1])
+
+    small = ["--hidden", "20", "--train-per-class", "20", "--test-per-task", "50", "--quiet"]
+    measured = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c,
+    ):
+        out = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz"]
+        for seeds in (2, 102):
+            before = loopback()
+            compete_to_compute.main(
+                ["--n-seeds", str(seeds), *small, *out, "--dask", c.scheduler_address]
+            )
+            measured[seeds] = loopback() - before
+    return {"kilobytes_per_unit": (measured[102] - measured[2]) / 200 / 1e3}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, save; the exit status."""
     parser = OneLineParser(
@@ -268,6 +339,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"  {name:12}{result['seconds']['median']:8.2f} s, peak {result['peak_mb']:.0f} MB"
             + (f", {result['over_floor']:.2f} floors" if "over_floor" in result else "")
         )
+    mnist = load_mnist()
+    units = {}
+    for name, config in {"default": Config(), "1024x3": Config(hidden=1024, depth=3)}.items():
+        times = [
+            seconds(lambda config=config: train_model(config, ACTIVATIONS["lwta"], 0, mnist))
+            for _ in range(3)
+        ]
+        units[name] = {"seconds": spread(times), "per_core_hour": 3600 / float(np.median(times))}
+        print(f"\nOne unit, {name}, 5 epochs a task: {units[name]['per_core_hour']:.0f} an hour")
+    sweeps = measure_sweeps()
+    print("\nSweeps")
+    for name, result in sweeps.items():
+        print(
+            f"  {name:18}{result['seconds_per_seed']:7.2f} s per seed,"
+            f" peak of a process {result['peak_mb']:.0f} MB"
+        )
+    writing = measure_writing(units["default"]["seconds"]["median"])
+    print(
+        f"\n1,000 seeds: writing takes {writing['seconds']:.1f} s,"
+        f" {writing['share_of_run']:.2%} of the run"
+    )
+    traffic = measure_traffic()
+    print(f"\nTraffic of a Dask cluster: {traffic or 'not measured (needs distributed, Linux)'}")
     report = {
         "schema": SCHEMA,
         "name": "benchmark",
@@ -277,6 +371,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "training": training,
         "update_us": tricks,
         "processes": processes,
+        "units": units,
+        "sweeps": sweeps,
+        "writing_1000_seeds": writing,
+        "cluster_traffic": traffic,
     }
     write_atomically(options.out, to_json(report))
     print(f"\nWrote {options.out}")

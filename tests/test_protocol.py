@@ -540,6 +540,13 @@ def test_joint_training_masks_each_image_to_its_own_task(steps: list[Step], mnis
     assert sorted(np.concatenate([step.batch for step in steps[:10]])) == list(range(300))
 
 
+def test_joint_training_freezes_no_output(mnist: Mnist) -> None:
+    masked, frozen = (
+        train(replace(TINY, joint=True, head=head), "relu", mnist) for head in ("masked", "frozen")
+    )
+    assert bits(masked) == bits(frozen)
+
+
 # --- Metrics and failures -----------------------------------------------------------------------
 
 
