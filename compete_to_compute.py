@@ -1401,21 +1401,21 @@ def processor() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit this file is from, with "-dirty" if it was changed since; None outside git."""
+    """The commit of this file, with "-dirty" if a script was changed since; None outside git."""
     import subprocess
 
-    here = Path(__file__).resolve()
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            **{"cwd": Path(__file__).resolve().parent, "timeout": 5},
+            **{"check": True, "capture_output": True, "text": True},
+        ).stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=here.parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip() or None
 
 
 def headline_summary(record: dict[str, Any]) -> dict[str, float | None]:

@@ -86,6 +86,7 @@ BAD_INPUT = {
     "zero batch": ("--batch 0", "--batch must be 1 or more"),
     "negative images": ("--train-per-class -1", "--train-per-class must be 0 or more"),
     "more images than there are": ("--train-per-class 6000", "only 5923 training images of digit"),
+    "more than there are, in a sweep": ("--train-per-class 6000 --n-seeds 2", "5923"),
     "dropout 1": ("--dropout 1", "--dropout must be at least 0 and below 1"),
     "negative dropout": ("--dropout -0.1", "--dropout must be at least 0 and below 1"),
     "input dropout nan": ("--input-dropout nan", "--input-dropout must be"),
@@ -300,6 +301,13 @@ def test_results_follow_the_schema(tasks: str) -> None:
     assert (pair["first"], pair["second"]) == ("relu", "lwta")
     assert {*pair["difference"]} == STATISTICS
     assert {"wins", "losses", "ties", "sign_test_p", "smallest_detectable", "verdict"} <= {*pair}
+
+
+def test_figures_that_are_not_numbers_are_null() -> None:
+    # weights so large that the very first test overflows
+    results = results_of(f"{SMALLEST} --init-scale 1e30 --n-seeds 2 --jobs 1 --quiet")
+    assert [row["status"] for row in results["per_seed"]] == ["diverged"] * 4
+    assert results["per_seed"][0]["accuracy_matrix"][0] == [None, None]
 
 
 def test_headline_agrees_with_the_accuracy_matrix() -> None:

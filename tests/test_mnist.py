@@ -333,7 +333,7 @@ NAMED_DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes | None], str]] = {
     "archive of wrong bytes": (".gz", lambda content: gzip.compress(b"pi"), "SHA-256 differs"),
     "archive cut short": (".gz", cut, "damaged"),
     "archive damaged inside": (".gz", lambda content: content[:20] + b"\xff" * 20, "damaged"),
-    "no archive": (".gz", lambda content: b"<html>", "cannot be read"),
+    "no archive": (".gz", lambda content: b"<html>", "damaged"),
 }
 
 
@@ -375,15 +375,21 @@ def test_named_folder_that_is_missing_or_a_file_is_an_error(
         load_mnist(name_folder(tmp_path / folder, monkeypatch))
 
 
-def test_data_dir_of_no_characters_is_an_error_and_not_the_cache(full_cache: Path) -> None:
-    # what --data-dir "$UNSET" gives
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",  # what --data-dir "$UNSET" gives
+        "d" * 300,
+        "~no-such-user/mnist",
+    ],
+    ids=["empty", "too long", "nobody's home"],
+)
+def test_data_dir_that_is_no_name_is_an_error_and_not_the_cache(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_cache: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError):
-        load_mnist("")
-
-
-def test_data_dir_of_too_long_a_name_is_an_error(full_cache: Path) -> None:
-    with pytest.raises(InputError):
-        load_mnist("d" * 300)
+        load_mnist(name)
 
 
 # --- The cache ---

@@ -344,7 +344,10 @@ def test_init_scale_multiplies_the_initial_weights() -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "lwta"])
 def test_leaving_out_dead_pixels_changes_nothing(activation: str, mnist: Mnist) -> None:
-    config = Config(hidden=100, train_per_class=30, test_per_task=100, epochs=2, weight_decay=0.1)
+    # Short and slow: a last bit that turns one close call must stay small.
+    config = Config(
+        hidden=100, train_per_class=30, test_per_task=100, epochs=1, lr=0.01, weight_decay=1.0
+    )
     seed = 1
     run = train_model(config, ACTIVATIONS[activation], seed, mnist)
 
@@ -365,7 +368,9 @@ def test_leaving_out_dead_pixels_changes_nothing(activation: str, mnist: Mnist) 
 
     assert 100 < np.count_nonzero(~live) < 300
     np.testing.assert_array_equal(W1_init, initial_weights(config, seed)[0])
-    np.testing.assert_allclose(W1, network.weights[0][:, :-1].T, rtol=1e-3, atol=1e-5)
+    expected = network.weights[0][:, :-1].T
+    np.testing.assert_allclose(W1[live], expected[live], atol=1e-4)
+    np.testing.assert_allclose(W1[~live], expected[~live], rtol=1e-5)
     decayed = W1[~live] / W1_init[~live]
     np.testing.assert_allclose(decayed, decayed[0, 0], rtol=1e-5)
     assert decayed[0, 0] < 0.9

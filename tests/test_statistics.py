@@ -96,8 +96,8 @@ def test_smallest_detectable_difference_has_80_percent_power(n: int) -> None:
 
 
 def test_compare_takes_first_minus_second() -> None:
-    comparison = compare([0.3, 0.2, 0.5, 0.1], [0.1, 0.1, 0.1, 0.4])
-    assert comparison["difference"] == summarise([0.3 - 0.1, 0.2 - 0.1, 0.5 - 0.1, 0.1 - 0.4])
+    comparison = compare([0.5, 0.25, 0.75, 0.125], [0.25, 0.125, 0.25, 0.5])
+    assert comparison["difference"] == summarise([0.25, 0.125, 0.5, -0.375])
     # A win is a seed on which the second forgets less.
     assert [comparison[key] for key in ("wins", "losses", "ties")] == [3, 1, 0]
     assert comparison["sign_test_p"] == sign_test(3, 1)
@@ -109,6 +109,12 @@ def test_compare_takes_rounding_for_a_tie() -> None:
     comparison = compare([one, other, 0.5, 0.300], [other, one, 0.5, 0.301])
     assert [comparison[key] for key in ("wins", "losses", "ties")] == [0, 1, 3]
     assert comparison["sign_test_p"] == 1.0
+
+
+def test_rounding_alone_is_no_difference() -> None:
+    comparison = compare([0.3 - 0.2] * 5, [0.2 - 0.1] * 5)
+    assert comparison["ties"] == 5
+    assert str(verdict("relu", "lwta", comparison)).startswith("no difference shown")
 
 
 def test_compare_refuses_unequal_lengths() -> None:
@@ -136,7 +142,8 @@ def test_verdict_names_the_model_that_forgets_less() -> None:
     less, more = [0.01, 0.02, 0.03, 0.02], [0.11, 0.12, 0.13, 0.11]
     assert verdict("relu", "lwta", compare(more, less)) == "LWTA forgets less"
     assert verdict("relu", "lwta", compare(less, more)) == "ReLU forgets less"
-    assert verdict("relu", "lwta", compare(more, more[::-1])).startswith("no difference shown")
+    outcome = verdict("relu", "lwta", compare(more, more[::-1]))
+    assert str(outcome).startswith("no difference shown")
 
 
 @pytest.mark.parametrize(
@@ -188,34 +195,34 @@ def test_aggregate_averages_each_metric_of_each_model() -> None:
 
 def test_failed_runs_are_in_no_mean_and_their_seeds_in_no_pair() -> None:
     records = [
-        *(row(0, "relu", 0.10), row(0, "lwta", 0.05)),
+        *(row(0, "relu", 0.25), row(0, "lwta", 0.125)),
         *(row(1, "relu", None, "diverged"), row(1, "lwta", 0.9)),
-        *(row(2, "relu", 0.20), row(2, "lwta", 0.8, "untrained")),
+        *(row(2, "relu", 0.5), row(2, "lwta", 0.8, "untrained")),
         *(row(3, "relu", 0.7, "untrained"), row(3, "lwta", None, "diverged")),
-        *(row(4, "relu", 0.30), row(4, "lwta", 0.15)),
+        *(row(4, "relu", 0.75), row(4, "lwta", 0.25)),
     ]
     totals = aggregate(records, ["relu", "lwta"])
     relu, lwta = totals["models"]["relu"], totals["models"]["lwta"]
     assert [relu[status] for status in ("ok", "diverged", "untrained")] == [3, 1, 1]
     assert [lwta[status] for status in ("ok", "diverged", "untrained")] == [3, 1, 1]
-    assert relu["forgetting"] == summarise([0.10, 0.20, 0.30])
-    assert lwta["forgetting"] == summarise([0.05, 0.9, 0.15])
+    assert relu["forgetting"] == summarise([0.25, 0.5, 0.75])
+    assert lwta["forgetting"] == summarise([0.125, 0.9, 0.25])
     [pair] = totals["pairs"]
     assert (pair["first"], pair["second"]) == ("relu", "lwta")
     assert pair["failed"] == {"relu": 2, "lwta": 2}
-    assert pair["difference"] == summarise([0.10 - 0.05, 0.30 - 0.15])
+    assert pair["difference"] == summarise([0.125, 0.5])
     assert (pair["wins"], pair["losses"], pair["ties"]) == (2, 0, 0)
 
 
 def test_pairs_are_of_the_seeds_that_both_models_have() -> None:
     records = [
-        *(row(seed, "relu", 0.1 * seed) for seed in (0, 1, 2)),
-        *(row(seed, "lwta", 0.3) for seed in (1, 2, 3)),
+        *(row(seed, "relu", 0.125 * seed) for seed in (0, 1, 2)),
+        *(row(seed, "lwta", 0.5) for seed in (1, 2, 3)),
         row(9, "lwta", None, "diverged"),
     ]
     totals = aggregate(records, ["relu", "lwta"])
     [pair] = totals["pairs"]
-    assert pair["difference"] == summarise([0.1 - 0.3, 0.2 - 0.3])
+    assert pair["difference"] == summarise([-0.375, -0.25])
     assert pair["failed"] == {"relu": 0, "lwta": 0}
     assert totals["models"]["relu"]["forgetting"]["n"] == 3
     assert totals["models"]["lwta"]["forgetting"]["n"] == 3
