@@ -440,7 +440,7 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
 #
 # One contract: an activation turns the pre-activations z, float (units, n), into activations h in
 # place and fills `gate` with dh/dz, so that the backward pass of every activation is
-# dz = dh * gate. k is the block size, for activations whose units compete.
+# dz = dh * gate. Both arrays are contiguous. k is the block size, for units that compete.
 
 
 def relu(z: np.ndarray, gate: np.ndarray, k: int) -> None:
@@ -881,10 +881,8 @@ def unit_record(
     status = "diverged" if failure else "ok"
     if not failure:
         matrix = np.array(history.matrix)
-        # Joint training has no order in which to forget or to transfer.
         metrics["average_accuracy"] = float(matrix[-1].mean())
-        if not config.joint:
-            metrics.update(sequential_metrics(matrix))
+        metrics.update(sequential_metrics(matrix))
         for j, task in enumerate(tasks):
             learned = matrix[1 if config.joint else j + 1, j]
             if learned < (1 + 1 / len(task.classes)) / 2:  # halfway from chance to 1
@@ -904,7 +902,8 @@ def sequential_metrics(matrix: np.ndarray) -> dict[str, float | None]:
 
     Backward transfer is mean_{j<T} (R[T][j] - R[j][j]) (Lopez-Paz and Ranzato 2017), forward
     transfer mean_{j>1} (R[j-1][j] - R[0][j]), forgetting mean_{j<T} (max_{j<=l<T} R[l][j] -
-    R[T][j]) (Chaudhry et al. 2018). A single task has none of them.
+    R[T][j]) (Chaudhry et al. 2018). A single task has none of them, nor has joint training, whose
+    matrix has two rows.
     """
     last = len(matrix) - 1
     if last < 2:
@@ -950,10 +949,10 @@ def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     `smallest_detectable` is the true mean difference that the two-sided 5 % t-test would have
     found with 80 % power: (t_.975 + t_.8) s / sqrt(n), all with n - 1 degrees of freedom.
     """
-    difference = [a - b for a, b in zip(first, second, strict=True)]
-    # Accuracies are multiples of 1 / test images; a smaller difference is rounding, so a tie.
-    wins = sum(d > 1e-9 for d in difference)
-    losses = sum(d < -1e-9 for d in difference)
+    # Accuracies are multiples of 1 / test images; a difference below 1e-9 is rounding, so a tie.
+    difference = [round(a - b, 9) for a, b in zip(first, second, strict=True)]
+    wins = sum(d > 0 for d in difference)
+    losses = sum(d < 0 for d in difference)
     summary = summarise(difference)
     detectable = None
     if summary["n"] > 1:
@@ -1056,6 +1055,8 @@ def verdict(first: str, second: str, comparison: dict[str, Any]) -> str | None:
     if high < 0:
         return f"{label(first)} forgets less"
     shown = comparison["smallest_detectable"]
+    if not shown:
+        return f"no difference shown: all {summary['n']} pairs have the same one"
     return f"no difference shown: {summary['n']} seeds could have shown {shown:.3f}"
 
 
@@ -1407,8 +1408,11 @@ def git_commit() -> str | None:
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments],
-            **{"cwd": Path(__file__).resolve().parent, "timeout": 5},
-            **{"check": True, "capture_output": True, "text": True},
+            cwd=Path(__file__).resolve().parent,
+            timeout=5,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.strip()
 
     try:
@@ -1419,13 +1423,13 @@ def git_commit() -> str | None:
 
 
 def headline_summary(record: dict[str, Any]) -> dict[str, float | None]:
-    """The four figures of the published table."""
+    """The four figures of the published table; None where training did not get there."""
     r = record["accuracy_matrix"]
-    two = len(r) > 2
+    in_turn = len(r) == len(r[0]) + 1 and record["status"] != "diverged"
     return {
-        "task1_after_task1": r[1][0] if len(r) > 1 else None,
-        "task1_after_task2": r[2][0] if two else None,
-        "task2_after_task2": r[2][1] if two else None,
+        "task1_after_task1": r[1][0] if in_turn else None,
+        "task1_after_task2": r[2][0] if in_turn and len(r) > 2 else None,
+        "task2_after_task2": r[2][1] if in_turn and len(r) > 2 else None,
         "forgetting": record["forgetting"],
     }
 
@@ -1491,22 +1495,39 @@ def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
 
 
 def print_headline(seed: int, records: Sequence[dict[str, Any]]) -> None:
-    """The published table for one seed: a column per model."""
+    """What one seed shows, a column per model: with two tasks, the published table."""
     print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
-    summaries = [headline_summary(record) for record in records]
-    for key, text, digits in (
-        ("task1_after_task1", "Task 1 accuracy after Task 1", "9.1%"),
-        ("task1_after_task2", "Task 1 accuracy after Task 2", "9.1%"),
-        ("forgetting", "Forgetting", "10.3f"),
-        ("task2_after_task2", "Task 2 accuracy after Task 2", "9.1%"),
-    ):
-        if any(s[key] is not None for s in summaries):
-            cells = ("-" if s[key] is None else format(s[key], digits) for s in summaries)
-            print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+    complete = [r if r["status"] != "diverged" else None for r in records]
+    matrices = [r["accuracy_matrix"] if r else None for r in complete]
+    tasks = max(len(r["accuracy_matrix"][0]) for r in records)
+    joint = all(m is None or len(m) == 2 for m in matrices) and tasks > 1
+
+    def line(text: str, values: Iterable[float | None], digits: str) -> None:
+        cells = ("-" if value is None else format(value, digits) for value in values)
+        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+
+    if joint:
+        line("Average accuracy, all tasks at once", averages(complete), ".1%")
+    else:
+        line("Task 1 accuracy after Task 1", (m and m[1][0] for m in matrices), ".1%")
+    if tasks > 1 and not joint:
+        several = " (mean over tasks)" if tasks > 2 else ""
+        line(f"Task 1 accuracy after Task {tasks}", (m and m[-1][0] for m in matrices), ".1%")
+        line(f"Forgetting{several}", (r and r["forgetting"] for r in complete), ".3f")
+        line(
+            f"Task {tasks} accuracy after Task {tasks}", (m and m[-1][-1] for m in matrices), ".1%"
+        )
+    if tasks > 2 and not joint:
+        line("Average accuracy", averages(complete), ".1%")
     for record in records:
         if record["status"] != "ok":
             print(f"{label(record['model'])} {record['status']}: {record['failure']}.")
             print("  What it forgets means nothing.")
+
+
+def averages(records: Iterable[dict[str, Any] | None]) -> list[float | None]:
+    """Average accuracy over the tasks at the end, of each run that has one."""
+    return [record and record["average_accuracy"] for record in records]
 
 
 def print_aggregate(totals: dict[str, Any]) -> None:
@@ -1600,7 +1621,8 @@ def run_sweep(
         "environment": environment(),
         "headline": {
             "seed": headline,
-            "wallclock_s": sum(seconds.values()) if jobs == 1 else max(seconds.values()),
+            # The models of a seed are trained side by side, as far as there are jobs.
+            "wallclock_s": max(max(seconds.values()), sum(seconds.values()) / jobs),
             "seconds": seconds,
             "summary": {model: headline_summary(run.record) for model, run in shown.items()},
         },
