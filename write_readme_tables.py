@@ -204,20 +204,25 @@ def benchmark() -> str:
             ]
         )
     machine = data["environment"]
-    updates = data["update_us"]
-    built = updates["five passes, as built"]["median"]
-    left_out = "; ".join(
-        f"{name} {result['median'] - built:+.0f} us"
-        for name, result in updates.items()
-        if name != "five passes, as built"
-    )
-    step = 1e6 * data["training"]["default"]["floor_s"]["median"] / 400
+    lines = []
+    for size, variants in data["update_us"].items():
+        built = variants["five passes, as built"]["median"]
+        steps = {"default": 400, "1024x3": 80}[size]
+        step = 1e6 * data["training"][size]["floor_s"]["median"] / steps
+        others = "; ".join(
+            f"{name} {(result['median'] - built) / step:+.1%}"
+            for name, result in variants.items()
+            if name != "five passes, as built"
+        )
+        lines.append(
+            f"- {size}: the update of the parameters takes {built:.0f} us, {built / step:.0%} of a "
+            f"step's floor. Written otherwise it would change the step by: {others}."
+        )
     return (
         table(["what", "median", "floors", "peak memory"], rows)
         + f"\n\nMeasured on {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['blas']} with kernel {machine['blas_kernel']}, one BLAS thread. One update "
-        f"takes {built:.0f} us of a step of about {step:.0f} us. "
-        f"What was left out would change it by: {left_out}."
+        f"{machine['blas']} with kernel {machine['blas_kernel']}, one BLAS thread.\n\n"
+        + "\n".join(lines)
     )
 
 

