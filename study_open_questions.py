@@ -20,10 +20,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
 
 from compete_to_compute import (
     ACTIVATIONS,
@@ -50,6 +54,7 @@ from compete_to_compute import (
     without_nan,
     write_atomically,
 )
+from visualize_compete_to_compute import colour, save_figure
 
 STUDY = Path("study")
 PAIR = ("relu", "lwta")
@@ -98,8 +103,6 @@ def scaled(k: int) -> float:
 
 def partitions() -> Iterator[Condition]:
     """5-9 first, then ten random halves of the digits."""
-    import numpy as np
-
     yield Condition("56789 then 01234", {"tasks": ("56789", "01234")})
     rng = np.random.default_rng(2013)
     for _ in range(10):
@@ -365,6 +368,116 @@ def group_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+# --- Figures --------------------------------------------------------------------------------------
+
+
+def saved_groups() -> list[dict[str, Any]]:
+    """The groups whose results are there, in the order of the table."""
+    paths = [STUDY / f"{name}.json" for name in GROUPS]
+    return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+
+def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
+    """One row per condition: ReLU minus LWTA with its interval, sorted."""
+    rows = []
+    for result in results:
+        for row in result["conditions"]:
+            difference = row["aggregate"]["pairs"][0]["difference"]
+            if difference["ci95"] is not None:
+                name = result["name"]
+                text = name if row["label"] == name else f"{name}: {row['label']}"
+                rows.append((difference["mean"], difference["ci95"], f"{text} (n = {row['n']})"))
+    rows.sort()
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.19 * len(rows)), layout="constrained")
+    for y, (mean, (low, high), _) in enumerate(rows):
+        shown = colour("lwta") if low > 0 else colour("relu") if high < 0 else "0.55"
+        axes.plot([low, high], [y, y], "-", color=shown, linewidth=1.5)
+        axes.plot([mean], [y], "o", color=shown, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [text for *_, text in rows], fontsize=7)
+    axes.set_ylim(-1, len(rows))
+    axes.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval")
+    axes.set_title(
+        "Where LWTA forgets less (blue), ReLU does (orange), or neither is shown (grey)",
+        fontsize=10,
+    )
+    axes.grid(axis="x", alpha=0.2)
+    return figure
+
+
+def phase_figure(result: dict[str, Any]) -> Figure:
+    """Forgetting over learning rate and momentum: the difference, both models, Task 2."""
+    cells = {
+        (c["config"]["relu"]["lr"], c["config"]["relu"]["momentum"]): c
+        for c in result["conditions"]
+    }
+
+    def forgetting(model: str) -> Callable[[dict[str, Any]], float | None]:
+        return lambda c: c["aggregate"]["models"][model]["forgetting"]["mean"]
+
+    def last_task(c: dict[str, Any]) -> float | None:
+        means = [c["last_task_accuracy"][model]["mean"] for model in PAIR]
+        return None if None in means else means[0] - means[1]
+
+    panels = (
+        ("Forgetting, ReLU minus LWTA", lambda c: pair_of(c)["difference"]["mean"], "RdBu", True),
+        ("Task 2 accuracy at the end, ReLU minus LWTA", last_task, "PuOr", True),
+        ("Forgetting of ReLU", forgetting("relu"), "Oranges", False),
+        ("Forgetting of LWTA", forgetting("lwta"), "Blues", False),
+    )
+    figure, all_axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    for axes, (title, value, colours, signed) in zip(all_axes.flat, panels, strict=True):
+        grid = np.full((len(MOMENTA), len(LEARNING_RATES)), np.nan)
+        for (lr, m), condition in cells.items():
+            y, x = MOMENTA.index(m), LEARNING_RATES.index(lr)
+            found = value(condition)
+            grid[y, x] = np.nan if found is None else found
+            axes.text(
+                x, y, cell_text(condition, title, found), ha="center", va="center", fontsize=7
+            )
+        limit = np.nanmax(np.abs(grid)) if np.isfinite(grid).any() else 1.0
+        axes.imshow(
+            grid, cmap=colours, vmin=-limit if signed else 0, vmax=limit, origin="lower", alpha=0.6
+        )
+        axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
+        axes.set_yticks(range(len(MOMENTA)), MOMENTA)
+        axes.set(title=title, xlabel="learning rate", ylabel="momentum")
+    seeds = max(c["seeds_run"] for c in cells.values())
+    figure.suptitle(
+        f"Learning rate and momentum, {seeds} paired seeds a cell, no weight decay. Bold: the 95 % "
+        "interval excludes zero.\nWhite: no complete pair; R and L: share of ReLU and LWTA runs "
+        "that did not train.",
+        fontsize=10,
+    )
+    return figure
+
+
+def pair_of(condition: dict[str, Any]) -> dict[str, Any]:
+    """ReLU against LWTA."""
+    return condition["aggregate"]["pairs"][0]
+
+
+def cell_text(condition: dict[str, Any], title: str, value: float | None) -> str:
+    """A cell's number, its interval where it is the difference, and the runs that failed."""
+    lines = []
+    if value is not None:
+        bold = False
+        pair = pair_of(condition)
+        if title.startswith("Forgetting, "):
+            low, high = pair["difference"]["ci95"] or (-1, 1)
+            bold = low > 0 or high < 0
+        text = f"{value:+.3f}" if "minus" in title else f"{value:.3f}"
+        lines.append(rf"$\mathbf{{{text}}}$" if bold else text)
+        if title.startswith("Forgetting, ") and pair["difference"]["ci95"]:
+            half = (high - low) / 2
+            lines.append(f"± {half:.3f}")
+    failed = pair_of(condition)["failed"]
+    if any(failed.values()):
+        shares = {m: failed[m] / condition["seeds_run"] for m in PAIR}
+        lines.append(f"R {shares['relu']:.0%} L {shares['lwta']:.0%}")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the groups named, or all; the exit status."""
     parser = OneLineParser(
@@ -387,6 +500,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names or GROUPS:
         result = run_group(name, options)
         print(f"\n{result['question']}\n\n{group_table(result)}\n")
+        if name == "optimiser":
+            save_figure(phase_figure(result), STUDY / "phase_diagram.png")
+    save_figure(summary_figure(saved_groups()), STUDY / "summary.png")
     return 0
 
 

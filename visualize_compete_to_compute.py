@@ -42,7 +42,7 @@ from compete_to_compute import (
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
 COLOURS = {"relu": "#D55E00", "lwta": "#0072B2", "sigmoid": "#009E73"}
 OTHER_COLOUR = "#CC79A7"
-DPI = 130
+DPI = 110
 
 
 def colour(model: str) -> str:
@@ -248,7 +248,7 @@ def receptive_fields(snapshots: Snapshots, model: str) -> Figure:
             tiles[row * 29 : row * 29 + 28, column * 29 : column * 29 + 28] = fields[
                 :, unit
             ].reshape(28, 28)
-        image = axes.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        image = axes.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(f"{title}\nspread {field_spread(fields).mean():.2f} pixels (even: 11.42)")
         figure.colorbar(image, ax=axes, shrink=0.7, label="weight")

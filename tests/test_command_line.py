@@ -75,8 +75,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 BAD_INPUT = {
     "unknown digit": ("--tasks 01x 23", "'x' is not a digit"),
     "digit in two tasks": ("--tasks 012 234", "digit 2 is in two tasks; that needs --permute"),
-    "digit twice in a task": ("--tasks 011 23", "--tasks 011"),
-    "digit twice in a task, permuted": ("--tasks 011 23 --permute", "--tasks 011"),
+    "digit twice in a task": ("--tasks 011 23", "--tasks '011'"),
+    "digit twice in a task, permuted": ("--tasks 011 23 --permute", "--tasks '011'"),
     "task of one digit": ("--tasks 0 12", "two digits"),
     "no tasks": ("--tasks", "--tasks"),
     "width not divisible by k": ("--hidden 20 --k 3", "--k 3"),
@@ -470,3 +470,33 @@ def test_help_gives_every_default(capsys: pytest.CaptureFixture[str]) -> None:
         assert " ".join(item.metadata["help"].split()) in text
         if isinstance(item.default, int | float) and not isinstance(item.default, bool):
             assert f"{item.metadata['help']} (default {item.default})" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--data-dir", "~nobody-of-this-name/x"], "nobody"),
+        (["--snapshots", "same.json"], "--out and --snapshots"),
+        (["--out", "/dev/null"], "device"),
+        (["--seed", str(2**64)], "--seed"),
+        (["--tasks", "01\n2", "34"], "is not a digit"),
+    ],
+)
+def test_paths_and_values_that_would_do_harm_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(compete_to_compute.InputError, match=named) as caught:
+        main(["--out", "same.json", *more])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_the_results_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "r.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    compete_to_compute.write_atomically(link, b"new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
