@@ -80,7 +80,10 @@ class Config:
     test_per_task: int = option(1000, "test images per task, 0 = all")
     epochs: int = option(5, "epochs per task")
     target_loss: float | None = option(
-        None, "end a task once an epoch's mean training loss is at or below this", type=float
+        None,
+        "end a task once an epoch's mean training loss is at or below this",
+        type=float,
+        metavar="X",
     )
     batch: int = option(64, "images per update")
     lr: float = option(0.05, "learning rate")
@@ -1682,21 +1685,27 @@ class OneLineParser(argparse.ArgumentParser):
 def command_line() -> argparse.ArgumentParser:
     """The options of the run, then every field of `Config`."""
     parser = OneLineParser(
+        epilog="Examples: --seed 0 (the published run, a second or two); --n-seeds 10 (intervals "
+        "and a verdict); --n-seeds 200 --paired --out paired.json; --tasks 01 23 45 67 89; "
+        "--permute --tasks 0123456789 0123456789; --head frozen --target-loss 0.03 --epochs 100.",
         description="Train ReLU and LWTA networks on one MNIST task after another and measure how "
         "much of the first task each forgets (Compete to Compute, NIPS 2013).",
         allow_abbrev=False,
     )
     run = parser.add_argument_group("the run")
-    run.add_argument("--seed", type=int, default=0, help="first seed, the headline (default 0)")
     run.add_argument(
-        "--n-seeds", type=int, default=1, help="how many consecutive seeds (default 1)"
+        "--seed", type=int, default=0, metavar="N", help="first seed, the headline (default 0)"
+    )
+    run.add_argument(
+        "--n-seeds", type=int, default=1, metavar="N", help="how many consecutive seeds (default 1)"
     )
     run.add_argument(
         "--activations",
         nargs="+",
         choices=list(ACTIVATIONS),
         default=["relu", "lwta"],
-        help="the models to compare (default relu lwta)",
+        metavar="MODEL",
+        help=f"the models to compare, of {', '.join(ACTIVATIONS)} (default relu lwta)",
     )
     run.add_argument(
         "--jobs",
