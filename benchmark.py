@@ -141,7 +141,7 @@ def measure_training(config: Config, rounds: int) -> dict[str, Any]:
 def measure_tricks(rounds: int) -> dict[str, Any]:
     """What other ways to write the update would have bought: microseconds for all parameters.
 
-    The update is the one part outside the products that takes more than 3 % of a step.
+    The update is the largest part of a step outside the products.
     """
     results: dict[str, Any] = {}
     for size, config in SIZES.items():

@@ -41,10 +41,12 @@ from visualize_compete_to_compute import field_spread, segregation
 MEASURES = {
     "weight_spread": "spread of the trained first-layer weights, pixels",
     "change_spread": "spread of what training changed in the first layer, pixels",
-    "segregation_1": "mean selectivity S of layer 1",
-    "segregation_2": "mean selectivity S of layer 2",
-    "exclusive_1": "share of layer 1's units that fire almost only for one task",
-    "exclusive_2": "share of layer 2's units that fire almost only for one task",
+    "selectivity_1": "mean selectivity S, layer 1",
+    "selectivity_2": "mean selectivity S, layer 2",
+    "gap_1": "mean gap, layer 1",
+    "gap_2": "mean gap, layer 2",
+    "exclusive_1": "share of units almost only for one task, layer 1",
+    "exclusive_2": "share of units almost only for one task, layer 2",
 }
 
 
@@ -59,8 +61,7 @@ def measure(model: str, seed: int, data_dir: str | None) -> dict[str, Any]:
         "status": run.record["status"],
         "weight_spread": float(field_spread(trained).mean()),
         "change_spread": float(field_spread(trained - initial).mean()),
-        **{f"segregation_{i + 1}": layer["mean"] for i, layer in enumerate(layers)},
-        **{f"exclusive_{i + 1}": layer["exclusive"] for i, layer in enumerate(layers)},
+        **{f"{name}_{i}": v for i, layer in enumerate(layers, 1) for name, v in layer.items()},
     }
 
 

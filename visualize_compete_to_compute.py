@@ -108,14 +108,19 @@ def selectivity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def segregation(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """A layer's mean selectivity over the units active at all, and the share of those above 0.9.
+    """How differently two tasks use a layer, from the units' shares a and b, (units,) each.
 
-    Above 0.9 one task activates the unit at least 19 times as often as the other: a unit that
-    fires almost only for one task.
+    `selectivity`: the mean of |a - b| / (a + b) over the units active at all, high for units that
+    are rarely active. `gap`: the mean of |a - b| over all units, high for units that are often
+    active. `exclusive`: the share of all units whose selectivity is above 0.9, so that one task
+    activates them at least 19 times as often as the other.
     """
     values = selectivity(first, second)
-    values = values[np.isfinite(values)]
-    return {"mean": float(values.mean()), "exclusive": float((values > 0.9).mean())}
+    return {
+        "selectivity": float(np.nanmean(values)),
+        "gap": float(np.abs(first - second).mean()),
+        "exclusive": float((values > 0.9).mean()),
+    }
 
 
 def field_spread(fields: np.ndarray) -> np.ndarray:
@@ -179,8 +184,10 @@ def training_curves(snapshots: Snapshots) -> Figure:
     mark_switches(whole, snapshots)
     whole.set(title="Both tasks", xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     lowest = 1.0
-    for model in snapshots.models:
-        start = next(iter(switches(snapshots, model)), 0)
+    in_turn = [model for model in snapshots.models if len(switches(snapshots, model))]
+    zoom.set_visible(bool(in_turn))
+    for model in in_turn:
+        start = switches(snapshots, model)[0]
         update, accuracy = snapshots.of(model, "update"), snapshots.of(model, "accuracy")[:, 0]
         after = update >= start
         zoom.plot(update[after], accuracy[after], "-o", color=colour(model), markersize=4)
@@ -220,7 +227,7 @@ def forgetting_bar(snapshots: Snapshots) -> Figure:
         axes.bar(x + 0.2, after, 0.38, color=colour(model), alpha=0.45)
         for offset, value, ink in ((-0.2, before, "white"), (0.2, after, "black")):
             axes.text(x + offset, value - 0.03, f"{value:.3f}", ha="center", va="top", color=ink)
-        axes.text(x, 1.02, f"forgets {before - after:.3f}", ha="center", fontweight="bold")
+        axes.text(x, 1.02, f"loses {before - after:.3f}", ha="center", fontweight="bold")
     axes.set_xticks(range(len(snapshots.models)), [label(m) for m in snapshots.models])
     axes.set(
         ylim=(0, 1.12),
@@ -254,7 +261,7 @@ def receptive_fields(snapshots: Snapshots, model: str) -> Figure:
         figure.colorbar(image, ax=axes, shrink=0.7, label="weight")
     figure.suptitle(
         f"{label(model)}, first layer, seed {snapshots.seed}: the change has "
-        f"{share:.0%} of the energy of the weights, which are mostly their random start"
+        f"{share:.0%} of the energy of the weights"
     )
     return figure
 
@@ -286,8 +293,8 @@ def winner_frequency(snapshots: Snapshots) -> Figure:
             )
             axes.plot(units, (first - second)[order], color="black", label="gap", linewidth=1.5)
             axes.set_title(
-                f"{label(model)}, layer {layer + 1}: S = {number['mean']:.2f}, "
-                f"{number['exclusive']:.0%} exclusive"
+                f"{label(model)}, layer {layer + 1}: S = {number['selectivity']:.2f}, "
+                f"gap {number['gap']:.3f}, {number['exclusive']:.0%} exclusive"
             )
             axes.set(ylim=(-1.02, 1.02), xlim=(-1, len(units)))
             axes.set_yticks([-1, -0.5, 0, 0.5, 1], ["1", ".5", "0", ".5", "1"])
@@ -303,8 +310,8 @@ def winner_frequency(snapshots: Snapshots) -> Figure:
     figure.supylabel("share of images on which the unit is active")
     figure.suptitle(
         f"Use of each unit after training, seed {snapshots.seed}\n"
-        "S: mean over units of |a - b| / (a + b), a and b the unit's shares on the two tasks; "
-        "exclusive: above 0.9",
+        "a and b: a unit's shares on the two tasks. S: mean of |a - b| / (a + b); gap: mean of "
+        "|a - b|; exclusive: |a - b| / (a + b) > 0.9",
         fontsize=10,
     )
     return figure
@@ -335,11 +342,16 @@ def seeds_figure(results: dict[str, Any]) -> Figure | None:
     axes.axhline(0, color="0.35", linewidth=0.8)
     axes.set_xticks(range(len(models)), [label(m) for m in models])
     axes.set_xlim(-0.6, len(models) - 0.4)
-    verdicts = [pair["verdict"] for pair in results["aggregate"]["pairs"] if pair["verdict"]]
-    axes.set_ylabel("forgetting (Task 1 accuracy lost)")
+    verdicts = [
+        f"{label(pair['first'])} against {label(pair['second'])}: {pair['verdict']}"
+        for pair in results["aggregate"]["pairs"]
+        if pair["verdict"]
+    ]
+    several = len(results["config"]["tasks"]) > 2
+    axes.set_ylabel("forgetting, " + ("mean over tasks" if several else "Task 1 accuracy lost"))
     axes.set_title(
         f"{len(rows)} seeds; a line is a seed, diamonds are means, bars 95 % intervals\n"
-        + "; ".join(verdicts[:1]),
+        + "\n".join(verdicts),
         fontsize=9,
     )
     return figure
@@ -387,7 +399,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_writable(options.out_dir / "training_curves.png")
 
     save_figure(training_curves(snapshots), options.out_dir / "training_curves.png")
-    save_figure(forgetting_bar(snapshots), options.out_dir / "forgetting_bar.png")
+    if any(len(switches(snapshots, model)) for model in snapshots.models):
+        save_figure(forgetting_bar(snapshots), options.out_dir / "forgetting_bar.png")
     for model in snapshots.models:
         save_figure(receptive_fields(snapshots, model), options.out_dir / f"W1_{model}.png")
     save_figure(winner_frequency(snapshots), options.out_dir / "winner_freq.png")

@@ -104,7 +104,8 @@ def test_field_spread_of_two_points_is_half_their_distance() -> None:
 def test_selectivity_and_segregation() -> None:
     first, second = np.array([0.5, 0.2, 0.0, 0.3]), np.array([0.5, 0.0, 0.0, 0.1])
     np.testing.assert_allclose(visualize.selectivity(first, second), [0, 1, np.nan, 0.5])
-    assert visualize.segregation(first, second) == pytest.approx({"mean": 0.5, "exclusive": 1 / 3})
+    numbers = visualize.segregation(first, second)
+    assert numbers == pytest.approx({"selectivity": 0.5, "gap": 0.1, "exclusive": 0.25})
 
 
 def test_five_tasks_and_joint_training_are_drawn_too(tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def test_pairs_are_of_the_seeds_that_both_models_have() -> None:
 
 def test_three_models_make_three_pairs() -> None:
     models = ["relu", "lwta", "sigmoid"]
-    records = [row(s, m, 0.1 * i) for s in range(2) for i, m in enumerate(models)]
+    records = [row(s, m, (1 + 0.1 * s) * i / 10) for s in range(2) for i, m in enumerate(models)]
     pairs = aggregate(records, models)["pairs"]
     assert [(pair["first"], pair["second"]) for pair in pairs] == [
         *(("relu", "lwta"), ("relu", "sigmoid"), ("lwta", "sigmoid"))
@@ -283,3 +283,8 @@ def test_swapping_the_models_mirrors_the_comparison(first: list[float]) -> None:
     low, high = one["difference"]["ci95"]
     assert math.isclose(low, -other["difference"]["ci95"][1], abs_tol=1e-12)
     assert math.isclose(high, -other["difference"]["ci95"][0], abs_tol=1e-12)
+
+
+def test_equal_pairs_have_no_spread_and_so_no_verdict() -> None:
+    comparison = compare([0.25, 0.25], [0.125, 0.125])
+    assert verdict("relu", "lwta", comparison) == "no difference shown: all 2 pairs are equal"

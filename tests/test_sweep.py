@@ -204,3 +204,42 @@ def test_a_worker_that_dies_stops_the_sweep_with_one_line(tmp_path: Path) -> Non
     assert stopped.returncode == 1
     assert "a worker process died" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+
+
+def test_resuming_onto_a_file_that_is_not_ours_is_refused_and_leaves_it(tmp_path: Path) -> None:
+    for content in ('{"a": 1}', "[]", "3"):
+        (tmp_path / "r.json").write_text(content)
+        with pytest.raises(InputError, match="not a results file of ours"):
+            main(options(tmp_path, "--resume"))
+        assert (tmp_path / "r.json").read_text() == content
+
+
+def test_a_journal_with_a_damaged_line_loses_that_line_alone(tmp_path: Path) -> None:
+    main(options(tmp_path, "--n-seeds", "3"))
+    whole = results(tmp_path)
+    journal = tmp_path / "r.json.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\xff\xfe{\n", *lines[4:]]))
+    (tmp_path / "r.json").unlink()
+    main(options(tmp_path, "--n-seeds", "3", "--resume"))
+    assert results(tmp_path) == whole
+
+
+def test_resuming_with_another_numpy_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(options(tmp_path))
+    found = json.loads((tmp_path / "r.json").read_text())
+    found["environment"]["numpy"] = "1.0"
+    (tmp_path / "r.json").write_text(json.dumps(found))
+    main(options(tmp_path, "--n-seeds", "2", "--resume"))
+    assert "is from numpy 1.0" in capsys.readouterr().err
+
+
+def test_a_target_loss_that_was_not_reached_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = [option for option in options(tmp_path) if option != "--quiet"]
+    main([*loud, "--target-loss", "0.0001"])
+    assert "ReLU did not reach --target-loss on task 1." in capsys.readouterr().out
+    assert results(tmp_path)["per_seed"][0]["target_reached"] == [False, False]
