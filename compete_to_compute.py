@@ -1833,29 +1833,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_script(script: Callable[[], int]) -> None:
-    """Run a script's main function and exit with its status.
+EXIT_STATUS = {InputError: 2, Stopped: 1, MemoryError: 1, KeyboardInterrupt: 130}
 
-    What the user got wrong is one line and status 2, a sweep that could not go on status 1.
-    """
-    name = Path(sys.argv[0]).name
+
+def run_script(script: Callable[[], int]) -> None:
+    """Run a script's main function and exit with its status; what stops it is one line."""
     try:
-        status = script()
-    except InputError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        status = 2
-    except Stopped as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        status = 1
-    except MemoryError:
-        print(f"{name}: not enough memory; try a smaller --hidden or fewer --jobs", file=sys.stderr)
-        status = 1
-    except KeyboardInterrupt as error:
-        print(f"{name}: {str(error) or 'stopped'}", file=sys.stderr)
-        status = 130
-    if status in (1, 130):
-        end_training(status)
-    sys.exit(status)
+        sys.exit(script())
+    except tuple(EXIT_STATUS) as error:
+        message = str(error) or "stopped"
+        if isinstance(error, MemoryError):
+            message = "not enough memory; try a smaller --hidden or fewer --jobs"
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        status = next(s for kind, s in EXIT_STATUS.items() if isinstance(error, kind))
+        if status != 2:
+            end_training(status)
+        sys.exit(status)
 
 
 def end_training(status: int) -> None:

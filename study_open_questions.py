@@ -56,7 +56,7 @@ from compete_to_compute import (
 )
 from visualize_compete_to_compute import colour, save_figure
 
-STUDY = Path("study")
+STUDY = Path(__file__).resolve().parent / "study"
 PAIR = ("relu", "lwta")
 ALL_THREE = ("relu", "lwta", "sigmoid")
 # E[max of k standard normals squared] / k over ReLU's 1/2 is the factor by which an LWTA layer's

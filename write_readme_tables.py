@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66"]
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "matplotlib>=3.8"]
 # ///
 """Write the README's measured numbers from study/*.json, between its markers.
 
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compete_to_compute import InputError, label, run_script, write_atomically
+from study_open_questions import group_table, saved_groups
 
 ROOT = Path(__file__).resolve().parent
 
@@ -329,6 +330,18 @@ def scale() -> str:
     return table(["what", "measured", ""], rows)
 
 
+def open_questions() -> str:
+    """The groups of the study that are finished so far, each with its table."""
+    parts = []
+    for result in saved_groups():
+        hours = result["core_seconds"] / 3600
+        parts.append(
+            f"**{result['question']}** (`{result['command']}`, {hours:.1f} core-hours)\n\n"
+            + group_table(result)
+        )
+    return "\n\n".join(parts)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "seed_0": seed_0,
     "ten_seeds": ten_seeds,
@@ -336,6 +349,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "visual_claims": visual_claims,
     "benchmark": benchmark,
     "scale": scale,
+    "open_questions": open_questions,
 }
 
 
