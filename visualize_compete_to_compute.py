@@ -182,7 +182,8 @@ def training_curves(snapshots: Snapshots) -> Figure:
     figure, (whole, zoom) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     draw_curves(whole, snapshots)
     mark_switches(whole, snapshots)
-    whole.set(title="Both tasks", xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
+    title = "Both tasks" if len(snapshots.tasks) == 2 else "The first and the last task"
+    whole.set(title=title, xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     lowest = 1.0
     in_turn = [model for model in snapshots.models if len(switches(snapshots, model))]
     zoom.set_visible(bool(in_turn))
@@ -292,10 +293,13 @@ def winner_frequency(snapshots: Snapshots) -> Figure:
                 units, -second[order], step="mid", color="0.7", label=f"on Task {last + 1} (down)"
             )
             axes.plot(units, (first - second)[order], color="black", label="gap", linewidth=1.5)
-            axes.set_title(
-                f"{label(model)}, layer {layer + 1}: S = {number['selectivity']:.2f}, "
-                f"gap {number['gap']:.3f}, {number['exclusive']:.0%} exclusive"
+            numbers = (
+                f"S = {number['selectivity']:.2f}, gap {number['gap']:.3f}, "
+                f"{number['exclusive']:.0%} exclusive"
             )
+            if min(first.min(), second.min()) == 1:  # sigmoid units are never silent
+                numbers = "every unit always active"
+            axes.set_title(f"{label(model)}, layer {layer + 1}: {numbers}")
             axes.set(ylim=(-1.02, 1.02), xlim=(-1, len(units)))
             axes.set_yticks([-1, -0.5, 0, 0.5, 1], ["1", ".5", "0", ".5", "1"])
             if layer == layers - 1:
