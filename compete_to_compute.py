@@ -1700,8 +1700,9 @@ def with_progress(runs: Iterator[Run], total: int, quiet: bool) -> Iterator[Run]
     forgetting: dict[str, list[float]] = {}
     with tqdm(total=total, unit="model", dynamic_ncols=True) as bar:
         for run in runs:
-            if run.record["forgetting"] is not None:
-                forgetting.setdefault(run.record["model"], []).append(run.record["forgetting"])
+            record = run.record
+            if record["status"] == "ok" and record["forgetting"] is not None:
+                forgetting.setdefault(record["model"], []).append(record["forgetting"])
             means = (f"{label(m)} {np.mean(v):.3f}" for m, v in sorted(forgetting.items()))
             bar.set_postfix_str("forgets " + ", ".join(means), refresh=False)
             bar.update()
