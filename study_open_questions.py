@@ -405,6 +405,9 @@ def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+SATURATED = 0.05  # a difference in forgetting or accuracy with the full colour
+
+
 def phase_figure(result: dict[str, Any]) -> Figure:
     """Forgetting over learning rate and momentum: the difference, both models, Task 2."""
     cells = {
@@ -435,9 +438,15 @@ def phase_figure(result: dict[str, Any]) -> Figure:
             axes.text(
                 x, y, cell_text(condition, title, found), ha="center", va="center", fontsize=7
             )
-        limit = np.nanmax(np.abs(grid)) if np.isfinite(grid).any() else 1.0
+        limit = SATURATED if signed else np.nanmax([0.1, *grid[np.isfinite(grid)]])
         axes.imshow(
-            grid, cmap=colours, vmin=-limit if signed else 0, vmax=limit, origin="lower", alpha=0.6
+            grid,
+            cmap=colours,
+            vmin=-limit if signed else 0,
+            vmax=limit,
+            origin="lower",
+            alpha=0.6,
+            aspect="auto",
         )
         axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
         axes.set_yticks(range(len(MOMENTA)), MOMENTA)
@@ -445,8 +454,8 @@ def phase_figure(result: dict[str, Any]) -> Figure:
     seeds = max(c["seeds_run"] for c in cells.values())
     figure.suptitle(
         f"Learning rate and momentum, {seeds} paired seeds a cell, no weight decay. Bold: the 95 % "
-        "interval excludes zero.\nWhite: no complete pair; R and L: share of ReLU and LWTA runs "
-        "that did not train.",
+        "interval excludes zero.\nWhite: no complete pair. R, L: share of ReLU's and LWTA's runs "
+        f"that diverged or did not learn. Colours of differences saturate at {SATURATED}.",
         fontsize=10,
     )
     return figure
