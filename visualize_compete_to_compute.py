@@ -42,7 +42,7 @@ from compete_to_compute import (
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
 COLOURS = {"relu": "#D55E00", "lwta": "#0072B2", "sigmoid": "#009E73"}
 OTHER_COLOUR = "#CC79A7"
-DPI = 110
+DPI = 100
 
 
 def colour(model: str) -> str:
@@ -377,7 +377,8 @@ def load_sweep(path: Path) -> dict[str, Any] | None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, all of it or nothing."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    # Level 4 is quicker than the usual 6, for files that are little larger.
+    figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
     plt.close(figure)
     write_atomically(path, buffer.getvalue())
     print(f"Wrote {path}")
