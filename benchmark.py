@@ -16,6 +16,7 @@ ratio is the median over the rounds of the ratios. Writes study/benchmark.json.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,9 @@ from compete_to_compute import (
     available_cores,
     check_writable,
     environment,
+    initial_weights,
     load_mnist,
+    make_tasks,
     run_script,
     to_json,
     train_model,
@@ -235,6 +238,35 @@ def measure_processes(rounds: int) -> dict[str, Any]:
     return results
 
 
+def measure_breakdown(rounds: int) -> dict[str, float]:
+    """Where the seconds of `--seed 0` go: medians, each part by itself."""
+
+    def process(*arguments: str) -> float:
+        return float(np.median([run_process(arguments)[0] for _ in range(rounds)]))
+
+    mnist = load_mnist()
+    draws = [
+        seconds(lambda: (make_tasks(Config(), 0, mnist), initial_weights(Config(), 0)))
+        for _ in range(rounds)
+    ]
+    totals, trainings = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            out = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz", "--quiet"]
+            totals.append(run_process(["compete_to_compute.py", "--seed", "0", *out])[0])
+            results = json.loads(Path(folder, "r.json").read_text())
+            trainings.append(results["headline"]["wallclock_s"])
+    interpreter, numpy = process("-c", "pass"), process("-c", "import numpy")
+    parts = {
+        "interpreter": interpreter,
+        "numpy": numpy - interpreter,
+        "images and initial weights": float(np.median(draws)),
+        "training and evaluation": float(np.median(trainings)),
+    }
+    total = float(np.median(totals))
+    return {**parts, "everything else": total - sum(parts.values()), "total": total}
+
+
 def measure_sweeps() -> dict[str, Any]:
     """Time per seed and peak memory of sweeps of growing size, on one core and on all."""
     results: dict[str, Any] = {}
@@ -343,6 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"  {name:12}{result['seconds']['median']:8.2f} s, peak {result['peak_mb']:.0f} MB"
             + (f", {result['over_floor']:.2f} floors" if "over_floor" in result else "")
         )
+    breakdown = measure_breakdown(options.rounds)
+    print("\nOne seed: " + ", ".join(f"{name} {value:.2f} s" for name, value in breakdown.items()))
     mnist = load_mnist()
     units = {}
     for name, config in {"default": Config(), "1024x3": Config(hidden=1024, depth=3)}.items():
@@ -375,6 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "training": training,
         "update_us": tricks,
         "processes": processes,
+        "breakdown": breakdown,
         "units": units,
         "sweeps": sweeps,
         "writing_1000_seeds": writing,

@@ -290,7 +290,9 @@ def benchmark() -> str:
     return (
         table(["what", "median", "floors", "peak memory"], rows)
         + f"\n\nMeasured on {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['blas']} with kernel {machine['blas_kernel']}, one BLAS thread.\n\n"
+        f"{machine['blas']} with kernel {machine['blas_kernel']}, one BLAS thread.\n\n- one seed: "
+        + ", ".join(f"{name} {value:.2f} s" for name, value in data["breakdown"].items())
+        + ".\n"
         + "\n".join(lines)
     )
 
