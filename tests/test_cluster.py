@@ -156,3 +156,30 @@ def test_an_unreachable_scheduler_is_one_line_within_ten_seconds(tmp_path: Path)
     assert "no scheduler answers" in refused.stderr
     limit = compete_to_compute.SCHEDULER_SECONDS
     assert limit <= 8, "the rest of ten seconds is for starting and importing"
+
+
+def test_a_scheduler_that_cannot_load_the_project_is_refused_in_one_line(tmp_path: Path) -> None:
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard"]
+    scheduler = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        cwd=tmp_path,
+        env=elsewhere,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"tcp://127.0.0.1:{port}"
+    try:
+        with distributed.Client(address, timeout=30):
+            pass
+        with pytest.raises(
+            compete_to_compute.InputError, match="cannot load this project"
+        ) as caught:
+            main(options(tmp_path, "--dask", address))
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r.json").exists()
