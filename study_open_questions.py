@@ -7,6 +7,7 @@
 
     python3 study_open_questions.py                        every group, every seed planned
     python3 study_open_questions.py --n-seeds 20 block     one group, the first 20 seeds
+    python3 study_open_questions.py --finished-only        tables and figures again, no training
 
 A group is a question with its conditions; a condition is a change of the configuration, with the
 number of seeds fixed beforehand. Every comparison is paired: the same images, initial weights and
@@ -27,6 +28,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compete_to_compute import (
@@ -43,6 +45,7 @@ from compete_to_compute import (
     compare,
     dask_executor,
     environment,
+    label,
     load_mnist,
     run_identity,
     run_script,
@@ -50,6 +53,7 @@ from compete_to_compute import (
     sha256,
     summarise,
     to_json,
+    verdict,
     with_progress,
     without_nan,
     write_atomically,
@@ -68,7 +72,8 @@ MEAN_SQUARE_OF_MAXIMUM = {2: 1.0, 4: 1.5513, 8: 2.3997, 16: 3.4137}
 class Condition:
     """A change of the default configuration, and how often it is tried.
 
-    `changes` are `Config` fields of every activation, `of_model` those of one.
+    `changes` are `Config` fields of every activation, `of_model` those of one. `against` is the
+    label of the condition in the same group that this one is compared with, seed by seed.
     """
 
     label: str
@@ -77,6 +82,7 @@ class Condition:
     activations: tuple[str, ...] = PAIR
     seeds: int = 40
     first_seed: int = 0
+    against: str | None = None
 
     def config(self, model: str) -> Config:
         """The configuration of one activation."""
@@ -85,15 +91,23 @@ class Condition:
 
 @dataclass(frozen=True)
 class Group:
-    """A question and the conditions that answer it; p-values are adjusted within it."""
+    """A question and the conditions that answer it; p-values are adjusted within it.
+
+    `pooled`: the conditions are of one kind, and their mean over each seed is of interest too.
+    """
 
     question: str
     conditions: tuple[Condition, ...]
+    pooled: bool = False
 
 
-def vary(name: str, values: Sequence[Any], seeds: int = 40, **more: Any) -> tuple[Condition, ...]:
-    """A condition for each value of one `Config` field."""
-    return tuple(Condition(f"{name} {v}", {name: v, **more}, seeds=seeds) for v in values)
+def vary(name: str, values: Sequence[Any]) -> tuple[Condition, ...]:
+    """A condition for each value of one `Config` field, compared with the default value's."""
+    default = getattr(Config(), name)
+    return tuple(
+        Condition(f"{name} {v}", {name: v}, against=None if v == default else f"{name} {default}")
+        for v in values
+    )
 
 
 def scaled(k: int) -> float:
@@ -101,22 +115,26 @@ def scaled(k: int) -> float:
     return math.sqrt(0.5 * k / MEAN_SQUARE_OF_MAXIMUM[k])
 
 
-def partitions() -> Iterator[Condition]:
-    """5-9 first, then ten random halves of the digits."""
-    yield Condition("56789 then 01234", {"tasks": ("56789", "01234")})
-    rng = np.random.default_rng(2013)
+def random_halves(draw: int) -> Iterator[tuple[str, str]]:
+    """Ten random partitions of the digits into two tasks."""
+    rng = np.random.default_rng(draw)
     for _ in range(10):
         order = rng.permutation(10)
-        halves = tuple("".join(map(str, sorted(half))) for half in (order[:5], order[5:]))
-        yield Condition(" then ".join(halves), {"tasks": halves})
+        first, second = ("".join(map(str, sorted(half))) for half in (order[:5], order[5:]))
+        yield first, second
 
 
+# The largest learning rate of group `dropout-rate` at which no run fails.
+DROPOUT_LR = 0.02
 LEARNING_RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 MOMENTA = (0.0, 0.5, 0.8, 0.9, 0.95)
 PAPER = {
     **{"train_per_class": 0, "test_per_task": 0, "head": "frozen", "weight_decay": 0.0},
-    **{"target_loss": 0.03, "epochs": 100, "hidden": 1000},
+    **{"target_loss": 0.03, "epochs": 30, "hidden": 1000},
 }
+# Of the settings of group `paper` at which every run trains and reaches the target loss, the one
+# that takes all activations together the fewest epochs: learning rate and momentum by depth.
+PAPER_CHOICE = {2: (0.1, 0.9), 3: (0.1, 0.9)}
 GROUPS = {
     "default": Group("Does LWTA forget less as published?", (Condition("default", seeds=200),)),
     "published": Group(
@@ -131,86 +149,197 @@ GROUPS = {
             for m in MOMENTA
         ),
     ),
-    "effective-rate": Group(
-        "At the same lr / (1 - momentum) = 0.2, does momentum matter?",
+    "momentum": Group(
+        "On seeds that the phase diagram did not use: does the sign follow momentum?",
         tuple(
             Condition(
-                f"lr {round(0.2 * (1 - m), 4)}, momentum {m}",
-                {"lr": round(0.2 * (1 - m), 4), "momentum": m, "weight_decay": 0.0},
+                f"lr {lr}, momentum {m}",
+                {"lr": lr, "momentum": m, "weight_decay": 0.0},
+                seeds=100,
+                first_seed=200,
+                against="lr 0.02, momentum 0.0" if (lr, m) == (0.02, 0.95) else None,
             )
+            for lr, m in ((0.02, 0.0), (0.05, 0.0), (0.01, 0.95), (0.02, 0.95))
+        ),
+    ),
+    "effective-rate": Group(
+        "At the same lr / (1 - momentum), does momentum matter?",
+        tuple(
+            Condition(
+                f"lr / (1 - m) = {rate}: lr {round(rate * (1 - m), 4)}, momentum {m}",
+                {"lr": round(rate * (1 - m), 4), "momentum": m, "weight_decay": 0.0},
+            )
+            for rate in (0.2, 0.5)
             for m in MOMENTA
         ),
     ),
     "restart": Group(
         "Is it the momentum carried over the task switch?",
-        (
-            Condition("momentum kept", {"weight_decay": 0.0}),
-            Condition("momentum restarted", {"weight_decay": 0.0, "restart_momentum": True}),
+        tuple(
+            Condition(
+                f"lr {lr}, momentum {m}, {'restarted' if restart else 'kept'}",
+                {"lr": lr, "momentum": m, "weight_decay": 0.0, "restart_momentum": restart},
+                against=f"lr {lr}, momentum {m}, kept" if restart else None,
+            )
+            for lr, m in ((0.05, 0.9), (0.01, 0.95), (0.02, 0.95))
+            for restart in (False, True)
         ),
     ),
     "block": Group(
         "Do larger blocks forget less?",
         tuple(
-            Condition(f"k {k}, {name}", of_model={"lwta": {"k": k, **changes}})
+            Condition(
+                f"k {k}, {name}",
+                of_model={"lwta": {"k": k, **changes}},
+                against=None if (k, name) == (2, "equal units") else "k 2, equal units",
+            )
             for k in (2, 4, 8, 16)
             for name, changes in (
                 ("equal units", {}),
                 ("equal active units", {"hidden": 200 * k}),
                 ("equal units, scaled start", {"init_scale": scaled(k)}),
             )
+            # For k = 2 all three are the same network.
+            if k > 2 or name == "equal units"
         ),
     ),
     "epochs": Group("Does longer training matter?", vary("epochs", (1, 2, 5, 10, 20, 50))),
     "width": Group("Does width matter?", vary("hidden", (100, 200, 400, 800, 1600))),
     "depth": Group("Does depth matter?", vary("depth", (1, 2, 3, 4))),
-    "dropout": Group(
-        "Does dropout help?",
+    "dropout-rate": Group(
+        "At which learning rate do both train with dropout?",
         tuple(
             Condition(
-                f"hidden {p}, input {q}, lr 0.01", {"dropout": p, "input_dropout": q, "lr": 0.01}
+                f"hidden 0.5, input {q}, lr {lr}",
+                {"dropout": 0.5, "input_dropout": q, "lr": lr},
+                seeds=8,
+                first_seed=1000,  # not the seeds of the result that the choice is for
             )
-            for p, q in ((0.0, 0.0), (0.2, 0.0), (0.2, 0.2), (0.5, 0.0), (0.5, 0.2))
+            for lr in (0.05, 0.02, 0.01, 0.005)
+            for q in (0.0, 0.2)
+        ),
+    ),
+    "dropout": Group(
+        f"Does dropout help, at learning rate {DROPOUT_LR}?",
+        tuple(
+            Condition(
+                f"hidden {p}, input {q}",
+                {"dropout": p, "input_dropout": q, "lr": DROPOUT_LR},
+                against="hidden 0.0, input 0.0" if p or q else None,
+            )
+            for p in (0.0, 0.2, 0.5)
+            for q in (0.0, 0.2)
         ),
     ),
     "permuted": Group(
         "Is permuted MNIST harder?",
-        vary("epochs", (5, 50), permute=True, tasks=("0123456789", "0123456789")),
+        tuple(
+            Condition(
+                f"{name}, {epochs} epochs",
+                {"epochs": epochs, **changes},
+                against=f"digits 0-4 then 5-9, {epochs} epochs" if changes else None,
+            )
+            for epochs in (5, 50)
+            for name, changes in (
+                ("digits 0-4 then 5-9", {}),
+                ("ten digits, then permuted", {"permute": True, "tasks": ("0123456789",) * 2}),
+            )
+        ),
     ),
-    "partition": Group("Does it depend on which digits come first?", tuple(partitions())),
+    "partition": Group(
+        "Does it depend on which digits come first?",
+        tuple(
+            Condition(
+                f"{first} then {second}",
+                {"tasks": (first, second)},
+                against=None if first == "01234" else "01234 then 56789",
+            )
+            for first, second in (*(("01234", "56789"), ("56789", "01234")), *random_halves(2013))
+        ),
+        pooled=True,
+    ),
+    "partition-again": Group(
+        "On seeds and partitions not used before: does LWTA forget less over partitions?",
+        tuple(
+            Condition(
+                f"{first} then {second}", {"tasks": (first, second)}, seeds=20, first_seed=400
+            )
+            for first, second in random_halves(2014)
+        ),
+        pooled=True,
+    ),
     "five-task": Group(
-        "And over five tasks of two digits?",
+        "And over five tasks of two digits (Split MNIST)?",
         (Condition("01 23 45 67 89", {"tasks": ("01", "23", "45", "67", "89")}),),
     ),
     "joint": Group(
         "What would both tasks at once give?",
-        (Condition("joint", {"joint": True}, activations=ALL_THREE),),
+        (
+            Condition("one after the other", activations=ALL_THREE),
+            Condition(
+                "both at once",
+                {"joint": True},
+                activations=ALL_THREE,
+                against="one after the other",
+            ),
+        ),
     ),
     "single-head": Group(
         "What collapses without the mask?",
-        (Condition("single head", {"head": "single"}, activations=ALL_THREE),),
+        (
+            Condition("masked", activations=ALL_THREE),
+            Condition("single", {"head": "single"}, activations=ALL_THREE, against="masked"),
+        ),
     ),
     "scale": Group(
         "Is the effect larger at the paper's scale, with 50 epochs?",
-        tuple(
-            Condition(f"{hidden}x3", {"hidden": hidden, "depth": 3, "epochs": 50}, seeds=20)
-            for hidden in (800, 1024)
+        (
+            Condition("400x2, 5 epochs", seeds=20),
+            *(
+                Condition(
+                    f"{hidden}x{depth}, 50 epochs",
+                    {"hidden": hidden, "depth": depth, "epochs": 50},
+                    seeds=20,
+                    against="400x2, 5 epochs",
+                )
+                for hidden, depth in ((400, 2), (800, 3), (1024, 3))
+            ),
         ),
     ),
     "paper": Group(
-        "Does the paper's own protocol show its gap?",
+        "At which learning rate and momentum does the paper's protocol train?",
         tuple(
             Condition(
                 f"depth {depth}, lr {lr}, momentum {m}",
                 {**PAPER, "depth": depth, "lr": lr, "momentum": m},
                 activations=ALL_THREE,
                 seeds=4,
-                first_seed=1000,  # a setting is chosen on seeds that its result does not use
+                first_seed=1000,  # not the seeds of the result that the choice is for
             )
             for depth in (2, 3)
-            for lr in (0.01, 0.05, 0.1)
-            for m in (0.0, 0.9)
+            for lr in (0.05, 0.1, 0.2)
+            for m in (0.5, 0.9)
         ),
     ),
+    "paper-chosen": Group(
+        "Does the paper's protocol show the paper's gap?",
+        tuple(
+            Condition(
+                f"depth {depth}, lr {lr}, momentum {m}",
+                {**PAPER, "depth": depth, "lr": lr, "momentum": m},
+                activations=ALL_THREE,
+                seeds=20,
+            )
+            for depth, (lr, m) in PAPER_CHOICE.items()
+        ),
+    ),
+}
+# Task 1's test error in %, after Task 1 and after Task 2, mean and standard deviation over ten
+# initialisations, as reported by the paper; read second-hand.
+PAPER_ERRORS = {
+    "lwta": ((1.55, 0.20), (6.12, 3.39)),
+    "sigmoid": ((1.38, 0.06), (57.84, 1.13)),
+    "relu": ((1.30, 0.13), (16.63, 6.07)),
 }
 
 
@@ -224,7 +353,7 @@ def journal_of(config: Config) -> Journal:
 
 
 def train_condition(condition: Condition, seeds: range, options: argparse.Namespace) -> list[Run]:
-    """The runs of one condition, training those that no journal has."""
+    """The runs of one condition, training those that no journal has, unless told not to."""
     runs: list[Run] = []
     by_config: dict[Config, list[str]] = {}
     for model in condition.activations:
@@ -235,7 +364,7 @@ def train_condition(condition: Condition, seeds: range, options: argparse.Namesp
         finished = {(r.record["seed"], r.record["model"]): r for r in journal.read()}
         wanted = [(seed, model) for seed in seeds for model in models]
         missing = [(ACTIVATIONS[m], seed) for seed, m in wanted if (seed, m) not in finished]
-        if missing:
+        if missing and not options.finished_only:
             journal.path.parent.mkdir(parents=True, exist_ok=True)
             journal.start(list(finished.values()))
             executor = dask_executor(options.dask) if options.dask else None
@@ -245,47 +374,124 @@ def train_condition(condition: Condition, seeds: range, options: argparse.Namesp
             for run in with_progress(new, len(missing), quiet=False):
                 journal.append(run)
                 finished[run.record["seed"], run.record["model"]] = run
-        runs += [finished[key] for key in wanted]
+        runs += [finished[key] for key in wanted if key in finished]
     return runs
+
+
+def succeeded(runs: Sequence[Run], model: str) -> dict[int, dict[str, Any]]:
+    """The records of one activation's runs that neither diverged nor stayed untrained, by seed."""
+    records = [run.record for run in runs]
+    return {r["seed"]: r for r in records if r["model"] == model and r["status"] == "ok"}
 
 
 def condition_row(condition: Condition, runs: Sequence[Run]) -> dict[str, Any]:
     """A row of `conditions` in study/NAME.json."""
     records = [run.record for run in runs]
-    totals = aggregate(records, condition.activations)
-    by_model = {
-        model: {r["seed"]: r for r in records if r["model"] == model and r["status"] == "ok"}
+    matrices = {
+        model: [r["accuracy_matrix"] for r in succeeded(runs, model).values()]
         for model in condition.activations
     }
-    for pair in totals["pairs"]:
-        first, second = by_model[pair["first"]], by_model[pair["second"]]
-        both = sorted(first.keys() & second.keys())
-        for metric, values in (
-            ("average_accuracy", lambda r: r["average_accuracy"]),
-            ("last_task_accuracy", lambda r: r["accuracy_matrix"][-1][-1]),
-        ):
-            differences = [[values(of[seed]) for seed in both] for of in (first, second)]
-            pair[f"{metric}_difference"] = compare(*differences)["difference"]
-    matrices = {
-        model: [r["accuracy_matrix"] for r in rows.values()] for model, rows in by_model.items()
-    }
+
+    def accuracy(after: int, task: int) -> dict[str, Any]:
+        return {m: summarise([r[after][task] for r in of]) for m, of in matrices.items()}
+
+    first, second = (succeeded(runs, model) for model in PAIR)
+    both = sorted(first.keys() & second.keys())
+    totals = aggregate(records, condition.activations)
     return {
         "label": condition.label,
         "config": {model: asdict(condition.config(model)) for model in condition.activations},
         "seeds_planned": condition.seeds,
+        "first_seed": condition.first_seed,
         "seeds_run": len({r["seed"] for r in records}),
         "n": totals["pairs"][0]["difference"]["n"],
         "aggregate": totals,
-        "last_task_accuracy": {
-            model: summarise([m[-1][-1] for m in of]) for model, of in matrices.items()
+        "average_accuracy_difference": compare(
+            *([of[seed]["average_accuracy"] for seed in both] for of in (first, second))
+        ),
+        "first_task_learned": accuracy(1, 0),
+        "first_task_kept": accuracy(-1, 0),
+        "last_task_accuracy": accuracy(-1, -1),
+        "accuracy_matrix": {
+            model: np.mean(of, axis=0).tolist() if of else None for model, of in matrices.items()
         },
-        "first_task_learned": {
-            model: summarise([m[1][0] for m in of]) for model, of in matrices.items()
+        "epochs_used": {
+            model: np.mean([r["epochs"] for r in succeeded(runs, model).values()], axis=0).tolist()
+            if matrices[model]
+            else None
+            for model in condition.activations
+        },
+        "targets_missed": {
+            model: sum(
+                r.get("target_reached") is not None and not all(r["target_reached"])
+                for r in succeeded(runs, model).values()
+            )
+            for model in condition.activations
         },
         "per_seed": [
             [r["seed"], r["model"], r["status"], r["forgetting"], r["average_accuracy"]]
             for r in records
         ],
+    }
+
+
+def change(condition: Condition, runs: Sequence[Run], base: Sequence[Run]) -> dict[str, Any]:
+    """What a condition changes against another one, over the seeds that both have.
+
+    Per activation the differences in forgetting and in average accuracy, this minus the other; the
+    change of ReLU minus LWTA; and the ratio of the standard deviations of ReLU minus LWTA, with
+    its 95 % interval from 10,000 bootstrap samples of seeds (percentiles).
+    """
+    found: dict[str, Any] = {"against": condition.against}
+    for metric in ("forgetting", "average_accuracy"):
+        found[metric] = {}
+        for model in condition.activations:
+            here, there = (
+                {s: r[metric] for s, r in succeeded(of, model).items() if r[metric] is not None}
+                for of in (runs, base)
+            )
+            both = sorted(here.keys() & there.keys())
+            found[metric][model] = compare(
+                [here[seed] for seed in both], [there[seed] for seed in both]
+            )
+    gaps = [
+        {
+            seed: relu[seed]["forgetting"] - lwta[seed]["forgetting"]
+            for seed in relu.keys() & lwta.keys()
+            if relu[seed]["forgetting"] is not None
+        }
+        for relu, lwta in ([succeeded(of, model) for model in PAIR] for of in (runs, base))
+    ]
+    both = sorted(gaps[0].keys() & gaps[1].keys())
+    here, there = ([gap[seed] for seed in both] for gap in gaps)
+    found["difference"] = compare(here, there)
+    if len(both) >= 10:
+        sample = np.random.default_rng(0).integers(len(both), size=(10_000, len(both)))
+        here, there = np.array(here), np.array(there)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a sample may have no spread
+            ratios = here[sample].std(axis=1) / there[sample].std(axis=1)
+        found["spread_ratio"] = {
+            "mean": float(here.std() / there.std()),
+            "ci95": np.nanquantile(ratios, (0.025, 0.975)).tolist(),
+        }
+    return found
+
+
+def pool(all_runs: Sequence[Sequence[Run]]) -> dict[str, Any]:
+    """ReLU against LWTA with each seed's mean over several conditions, where all have its pair."""
+    means: dict[str, list[float]] = {}
+    pairs = [[succeeded(runs, model) for model in PAIR] for runs in all_runs]
+    seeds = set.intersection(*(relu.keys() & lwta.keys() for relu, lwta in pairs))
+    for place, model in enumerate(PAIR):
+        means[model] = [
+            float(np.mean([pair[place][seed]["forgetting"] for pair in pairs]))
+            for seed in sorted(seeds)
+        ]
+    compared = compare(means["relu"], means["lwta"])
+    return {
+        "forgetting": {model: summarise(values) for model, values in means.items()},
+        **compared,
+        "verdict": verdict(*PAIR, compared),
     }
 
 
@@ -303,13 +509,20 @@ def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing of one group and write study/NAME.json."""
     group = GROUPS[name]
     rows, core_seconds = [], 0.0
+    runs_of: dict[str, Sequence[Run]] = {}
     for number, condition in enumerate(group.conditions, start=1):
         count = min(condition.seeds, options.n_seeds or condition.seeds)
         seeds = range(condition.first_seed, condition.first_seed + count)
-        print(f"{name} {number}/{len(group.conditions)}: {condition.label}, {count} seeds")
+        if not options.finished_only:
+            print(f"{name} {number}/{len(group.conditions)}: {condition.label}, {count} seeds")
         runs = train_condition(condition, seeds, options)
         core_seconds += sum(run.seconds for run in runs)
         rows.append(condition_row(condition, runs))
+        runs_of[condition.label] = runs
+    for condition, row in zip(group.conditions, rows, strict=True):
+        if condition.against:
+            base = runs_of[condition.against]
+            row["change"] = change(condition, runs_of[condition.label], base)
     first_pairs = [row["aggregate"]["pairs"][0] for row in rows]
     for pair, adjusted in zip(
         first_pairs, holm([pair["sign_test_p"] for pair in first_pairs]), strict=True
@@ -324,48 +537,198 @@ def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "core_seconds": core_seconds,
         "conditions": rows,
     }
+    if group.pooled:
+        result["pooled"] = pool(list(runs_of.values()))
     write_atomically(STUDY / f"{name}.json", to_json(result))
     return result
 
 
 # --- Tables ---------------------------------------------------------------------------------------
 
+# Groups whose activations are also shown one by one, with accuracies.
+DETAILED = ("five-task", "joint", "single-head", "scale", "paper", "paper-chosen")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def estimate(summary: dict[str, Any], sign: str = "+") -> str:
+    """A mean with its 95 % interval; a dash where there is none."""
+    if summary["mean"] is None:
+        return "-"
+    if summary["ci95"] is None:
+        return f"{summary['mean']:{sign}.3f}"
+    low, high = summary["ci95"]
+    return f"{summary['mean']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def pair_of(condition: dict[str, Any]) -> dict[str, Any]:
+    """ReLU against LWTA."""
+    return condition["aggregate"]["pairs"][0]
+
+
+def pairs_text(row: dict[str, Any]) -> str:
+    """How many pairs there are, how many were planned if more, and what failed."""
+    failed = {model: count for model, count in pair_of(row)["failed"].items() if count}
+    text = f"{row['n']}"
+    if row["n"] < row["seeds_planned"]:
+        text += f" of {row['seeds_planned']}"
+    if row["seeds_run"] < row["seeds_planned"]:
+        text += f", {row['seeds_run']} run"
+    if failed:
+        text += ", failed: " + ", ".join(f"{model} {count}" for model, count in failed.items())
+    return text
+
 
 def group_table(result: dict[str, Any]) -> str:
     """A group's conditions as a Markdown table: ReLU minus LWTA, with certainty and verdict."""
-    lines = [
-        "| condition | pairs | ReLU | LWTA | difference, 95 % interval | wins | p (Holm) |"
-        " could show | verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in result["conditions"]:
-        pair = row["aggregate"]["pairs"][0]
+        pair = pair_of(row)
         difference = pair["difference"]
-        failed = sum(pair["failed"].values())
-        pairs = (
-            f"{row['n']} of {row['seeds_planned']}"
-            if row["n"] < row["seeds_planned"]
-            else (f"{row['n']}")
-        )
-        if failed:
-            pairs += ", failed: " + ", ".join(f"{m} {c}" for m, c in pair["failed"].items() if c)
-        cells = [row["label"], pairs]
-        for model in PAIR:
-            mean = row["aggregate"]["models"][model]["forgetting"]["mean"]
-            cells.append("-" if mean is None else f"{mean:.3f}")
+        if not difference["n"] and not any(pair["failed"].values()):
+            continue  # joint training forgets nothing
+        models = row["aggregate"]["models"]
+        cells = [row["label"], pairs_text(row)]
+        cells += [estimate(models[model]["forgetting"], "").partition(" ")[0] for model in PAIR]
         if difference["ci95"] is None:
             cells += ["-", "-", "-", "-", "-"]
         else:
-            low, high = difference["ci95"]
             cells += [
-                f"{difference['mean']:+.3f} ({low:+.3f} to {high:+.3f})",
+                estimate(difference),
                 f"{pair['wins']} of {difference['n']}",
                 f"{pair['sign_test_p_holm']:.2g}",
                 f"{pair['smallest_detectable']:.3f}",
                 pair["verdict"].partition(":")[0],
             ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    if "pooled" in result:
+        rows.append(pooled_cells(result["pooled"]))
+    head = ["condition", "pairs", "ReLU", "LWTA", "ReLU minus LWTA, 95 % interval"]
+    return markdown([*head, "wins", "p (Holm)", "could show", "verdict"], rows)
+
+
+def pooled_cells(pooled: dict[str, Any]) -> list[str]:
+    """The row of a group's table for each seed's mean over all conditions."""
+    difference = pooled["difference"]
+    return [
+        "each seed's mean over all of these",
+        f"{difference['n']}",
+        *(f"{pooled['forgetting'][model]['mean']:.3f}" for model in PAIR),
+        estimate(difference),
+        f"{pooled['wins']} of {difference['n']}",
+        f"{pooled['sign_test_p']:.2g}, alone",
+        f"{pooled['smallest_detectable']:.3f}",
+        pooled["verdict"].partition(":")[0],
+    ]
+
+
+def change_table(result: dict[str, Any]) -> str | None:
+    """What the conditions change against the one that each is compared with, or None."""
+    rows = []
+    for row in result["conditions"]:
+        if "change" in row:
+            found = row["change"]
+            cells = [f"{row['label']} against {found['against']}"]
+            for metric in ("forgetting", "average_accuracy"):
+                cells += [estimate(found[metric][model]["difference"]) for model in PAIR]
+            spread = found.get("spread_ratio")
+            cells += [
+                estimate(found["difference"]["difference"]),
+                estimate(spread, "") if spread else "-",
+            ]
+            rows.append(cells)
+    if not rows:
+        return None
+    head = ["exploratory: change", "forgetting, ReLU", "forgetting, LWTA"]
+    head += ["average accuracy, ReLU", "average accuracy, LWTA"]
+    return markdown([*head, "of ReLU minus LWTA", "ratio of its std"], rows)
+
+
+def models_table(result: dict[str, Any]) -> str:
+    """Each activation by itself: accuracies, forgetting, transfer, means over its own runs."""
+    rows = []
+    for row in result["conditions"]:
+        for model, totals in row["aggregate"]["models"].items():
+            count = f"{totals['ok']} of {row['seeds_run']}"
+            if row["targets_missed"][model]:
+                count += f", {row['targets_missed'][model]} short of the target loss"
+            cells = [row["label"], label(model), count]
+            for name in ("first_task_learned", "first_task_kept", "last_task_accuracy"):
+                cells.append(estimate(row[name][model], "").partition(" ")[0])
+            cells += [estimate(totals[name], "") for name in ("average_accuracy", "forgetting")]
+            for name in ("backward_transfer", "forward_transfer"):
+                cells.append(estimate(totals[name]).partition(" ")[0])
+            rows.append(cells)
+    head = ["condition", "activation", "trained", "first task learned", "first task at the end"]
+    head += ["last task at the end", "average accuracy", "forgetting", "BWT", "FWT"]
+    return markdown(head, rows)
+
+
+def paper_table(result: dict[str, Any]) -> str:
+    """Task 1's test errors as the paper's table has them, ours below the paper's."""
+    rows = [
+        ["the paper (second-hand)", label(model), "10"]
+        + [f"{mean:.2f} ± {std:.2f} %" for mean, std in PAPER_ERRORS[model]]
+        for model in ALL_THREE
+    ]
+    for row in result["conditions"]:
+        for model in row["aggregate"]["models"]:
+            errors = [row[name][model] for name in ("first_task_learned", "first_task_kept")]
+            cells = [row["label"], label(model), f"{errors[0]['n']}"]
+            for error in errors:
+                text = "-" if error["mean"] is None else f"{100 * (1 - error['mean']):.2f}"
+                cells.append(
+                    text + ("" if error["std"] is None else f" ± {100 * error['std']:.2f} %")
+                )
+            rows.append(cells)
+    head = ["Task 1 test error, mean ± std", "activation", "runs", "after Task 1", "after Task 2"]
+    return markdown(head, rows)
+
+
+def matrix_table(row: dict[str, Any]) -> str:
+    """The mean accuracy matrix of each activation: a row after each task, a column per task."""
+    tasks = row["config"]["relu"]["tasks"]
+    rows = []
+    for model, matrix in row["accuracy_matrix"].items():
+        for number, accuracies in enumerate(matrix or []):
+            after = f"after {tasks[number - 1]}" if number else "before training"
+            rows.append([label(model), after, *(f"{accuracy:.3f}" for accuracy in accuracies)])
+    return markdown(["mean test accuracy", "", *tasks], rows)
+
+
+def group_report(result: dict[str, Any]) -> str:
+    """Every table of a group, in Markdown."""
+    parts = [group_table(result), change_table(result)]
+    if result["name"] in DETAILED:
+        parts.append(models_table(result))
+    if result["name"] == "five-task":
+        parts.append(matrix_table(result["conditions"][0]))
+    if result["name"] == "paper-chosen":
+        parts.insert(0, paper_table(result))
+    return "\n\n".join(part for part in parts if part)
+
+
+def outcome(result: dict[str, Any]) -> str:
+    """One line: in how many conditions which activation forgets less."""
+    pairs = [pair_of(row) for row in result["conditions"]]
+    verdicts = [pair["verdict"] or "" for pair in pairs]
+    counts = [
+        f"{text} in {count}"
+        for text, start in (
+            ("LWTA forgets less", "LWTA"),
+            ("ReLU forgets less", "ReLU"),
+            ("no difference shown", "no difference"),
+        )
+        if (count := sum(verdict.startswith(start) for verdict in verdicts))
+    ]
+    if missing := verdicts.count(""):
+        counts.append(f"no pairs in {missing}")
+    standing = sum(pair["sign_test_p_holm"] < 0.05 for pair in pairs)
+    return f"Of {len(pairs)}: " + ", ".join(counts) + f"; {standing} with an adjusted p below .05."
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -451,19 +814,46 @@ def phase_figure(result: dict[str, Any]) -> Figure:
         axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
         axes.set_yticks(range(len(MOMENTA)), MOMENTA)
         axes.set(title=title, xlabel="learning rate", ylabel="momentum")
+        for model in PAIR:
+            draw_edge(axes, cells, model)
+    figure.legend(
+        *all_axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
+    )
     seeds = max(c["seeds_run"] for c in cells.values())
     figure.suptitle(
         f"Learning rate and momentum, {seeds} paired seeds a cell, no weight decay. Bold: the 95 % "
-        "interval excludes zero.\nWhite: no complete pair. R, L: share of ReLU's and LWTA's runs "
+        "interval excludes zero.\nWhite: no run to show. R, L: share of ReLU's and LWTA's runs "
         f"that diverged or did not learn. Colours of differences saturate at {SATURATED}.",
         fontsize=10,
     )
     return figure
 
 
-def pair_of(condition: dict[str, Any]) -> dict[str, Any]:
-    """ReLU against LWTA."""
-    return condition["aggregate"]["pairs"][0]
+def draw_edge(axes: Axes, cells: dict[tuple[float, float], dict[str, Any]], model: str) -> None:
+    """A line around the cells where less than half of an activation's runs train.
+
+    ReLU's is dashed, so that both are seen where they coincide.
+    """
+    lost = np.zeros((len(MOMENTA) + 2, len(LEARNING_RATES) + 2), bool)
+    for (lr, m), condition in cells.items():
+        share = pair_of(condition)["failed"][model] / max(condition["seeds_run"], 1)
+        lost[MOMENTA.index(m) + 1, LEARNING_RATES.index(lr) + 1] = share > 0.5
+    # Outside the grid as at its border, so that no line runs along the frame.
+    lost[[0, -1]], lost[:, [0, -1]] = lost[[1, -2]], lost[:, [1, -2]]
+    x, y = [], []
+    for row, column in np.argwhere(lost[1:-1, 1:] != lost[1:-1, :-1]):
+        x += [column - 0.5, column - 0.5, np.nan]
+        y += [row - 0.5, row + 0.5, np.nan]
+    for row, column in np.argwhere(lost[1:, 1:-1] != lost[:-1, 1:-1]):
+        x += [column - 0.5, column + 0.5, np.nan]
+        y += [row - 0.5, row - 0.5, np.nan]
+    axes.plot(
+        *(x, y),
+        color=colour(model),
+        linestyle="--" if model == "relu" else "-",
+        linewidth=3 if model == "lwta" else 2,
+        label=f"above and right of it most {label(model)} runs fail",
+    )
 
 
 def cell_text(condition: dict[str, Any], title: str, value: float | None) -> str:
@@ -499,6 +889,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=None, help="side by side (default: the cores)")
     parser.add_argument("--data-dir", default=None, help="folder of the four MNIST files")
     parser.add_argument("--dask", default=None, metavar="ADDRESS", help="a Dask scheduler")
+    parser.add_argument(
+        "--finished-only",
+        action="store_true",
+        help="train nothing: results and tables from the units that the journals hold",
+    )
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in GROUPS:
@@ -508,7 +903,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_mnist(options.data_dir)
     for name in options.names or GROUPS:
         result = run_group(name, options)
-        print(f"\n{result['question']}\n\n{group_table(result)}\n")
+        print(f"\n{result['question']} {outcome(result)}\n\n{group_report(result)}\n")
         if name == "optimiser":
             save_figure(phase_figure(result), STUDY / "phase_diagram.png")
     save_figure(summary_figure(saved_groups()), STUDY / "summary.png")

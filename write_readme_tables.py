@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from compete_to_compute import InputError, label, run_script, write_atomically
-from study_open_questions import group_table, saved_groups
+from study_mechanism import LABELS
+from study_open_questions import estimate, group_report, markdown, outcome, pair_of, saved_groups
 
 ROOT = Path(__file__).resolve().parent
 
@@ -45,12 +46,6 @@ def study(name: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run its command first") from None
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
@@ -108,7 +103,7 @@ def seed_0() -> str:
         for i, model in enumerate(("relu", "lwta"))
     }
     return (
-        table(["seed 0", "ReLU", "published", "LWTA", "published"], rows)
+        markdown(["seed 0", "ReLU", "published", "LWTA", "published"], rows)
         + f"\n\nDuring Task 1, every test accuracy is within {deviation:.3f} of the published one. "
         f"At the end ReLU's figures are within {last['relu']:.3f} of it and LWTA's within "
         f"{last['lwta']:.3f}."
@@ -139,7 +134,7 @@ def ten_seeds() -> str:
     head = ["forgetting", "mean", "95 % interval", "std", "median", "IQM", "wins"]
     difference = pair["difference"]
     return (
-        table([*head, "published mean ± std, wins"], rows)
+        markdown([*head, "published mean ± std, wins"], rows)
         + f"\n\nReLU minus LWTA, seed by seed: {difference['mean']:+.3f}, 95 % interval "
         f"{interval(difference['ci95'], 3, '+')} ({difference['n']} pairs, sign test "
         f"p = {pair['sign_test_p']:.2f}). Verdict: **{pair['verdict']}**."
@@ -159,7 +154,7 @@ def visual_claims() -> str:
         for values in data["aggregate"].values()
     ]
     head = [f"mean over {data['n']} seeds", "ReLU", "LWTA", "difference, 95 % interval"]
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def claims() -> str:
@@ -242,7 +237,7 @@ def claims() -> str:
             separation,
         ],
     ]
-    return table(["claim", "measured", "verdict"], rows)
+    return markdown(["claim", "measured", "verdict"], rows)
 
 
 EPOCHS = {"default": "5 epochs a task", "1024x3": "1 epoch a task"}  # of benchmark.SIZES
@@ -288,7 +283,7 @@ def benchmark() -> str:
             f"step's floor. Written otherwise, by this much of the floor more or less: {others}."
         )
     return (
-        table(["what", "median", "floors", "peak memory"], rows)
+        markdown(["what", "median", "floors", "peak memory"], rows)
         + f"\n\nMeasured on {machine['processor']}, {machine['cores']} cores, "
         f"{machine['blas']} with kernel {machine['blas_kernel']}, one BLAS thread.\n\n- one seed: "
         + ", ".join(f"{name} {value:.2f} s" for name, value in data["breakdown"].items())
@@ -353,51 +348,395 @@ def scale() -> str:
                 "both ways, scheduler's own messages included",
             ]
         )
-    return table(["what", "measured", ""], rows)
+    return markdown(["what", "measured", ""], rows)
+
+
+def judge(intervals: Sequence[Sequence[float]], above: str, below: str) -> str:
+    """A verdict from intervals: all above zero, all below, or neither."""
+    if all(low > 0 for low, _ in intervals):
+        return above
+    if all(high < 0 for _, high in intervals):
+        return below
+    return "not shown" if all(low <= 0 <= high for low, high in intervals) else "mixed"
+
+
+def study_claims() -> str:
+    """Claims and expectations of the source that the study's finished groups test."""
+    groups = {result["name"]: result["conditions"] for result in saved_groups()}
+    rows = []
+
+    def add(
+        claim: str,
+        values: dict[str, dict[str, Any]],
+        above: str,
+        below: str,
+        decisive: Sequence[str] = (),
+        null: float = 0.0,
+    ) -> None:
+        """A row: the values with their intervals, judged by those named, or by all."""
+        judged = [values[name]["ci95"] for name in decisive or values if values[name]["ci95"]]
+        measured = "; ".join(
+            f"{name}: {estimate(value, '' if null else '+')}"
+            + (f", n = {value['n']}" if "n" in value else "")
+            for name, value in values.items()
+        )
+        beyond = [[low - null, high - null] for low, high in judged]
+        rows.append([claim, measured, judge(beyond, above, below)])
+
+    def gaps(conditions: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return {row["label"]: pair_of(row)["difference"] for row in conditions}
+
+    def changes(conditions: Sequence[dict[str, Any]], model: str) -> dict[str, dict[str, Any]]:
+        return {
+            row["label"]: row["change"]["forgetting"][model]["difference"] for row in conditions
+        }
+
+    supported, relu_less = "supported", "contradicted: ReLU forgets less"
+    if "paper-chosen" in groups:
+        chosen = groups["paper-chosen"]
+        add("LWTA forgets less under the paper's protocol", gaps(chosen), supported, relu_less)
+    if "scale" in groups:
+        large = [row for row in groups["scale"] if "x3" in row["label"]]
+        add("LWTA forgets less at the paper's scale", gaps(large), supported, relu_less)
+    if "dropout" in groups:
+        dropped = [row for row in groups["dropout"] if "change" in row]
+        for model in ("relu", "lwta"):
+            add(
+                f"Dropout helps: change of {label(model)}'s forgetting",
+                changes(dropped, model),
+                "contradicted: it forgets more",
+                supported,
+            )
+        add(
+            "Dropout helps LWTA more: change of ReLU minus LWTA",
+            {row["label"]: row["change"]["difference"]["difference"] for row in dropped},
+            supported,
+            "contradicted: it helps ReLU more",
+        )
+        add(
+            "Dropout steadies the contrast: its std over that without",
+            {row["label"]: row["change"]["spread_ratio"] for row in dropped},
+            "contradicted: it varies more",
+            supported,
+            null=1.0,
+        )
+    if "permuted" in groups:
+        permuted = [row for row in groups["permuted"] if "change" in row]
+        for model in ("relu", "lwta"):
+            add(
+                f"Permuted MNIST is harder: {label(model)}'s forgetting minus that on split digits",
+                changes(permuted, model),
+                supported,
+                "contradicted: it forgets less",
+            )
+        add(
+            "Permuted MNIST gives a noisier contrast: its std over that on split digits",
+            {row["label"]: row["change"]["spread_ratio"] for row in permuted},
+            supported,
+            "contradicted: it varies less",
+            null=1.0,
+        )
+        add(
+            "On permuted MNIST, trained longer, LWTA forgets less",
+            gaps(permuted),
+            supported,
+            relu_less,
+            decisive=[permuted[-1]["label"]],
+        )
+    if "block" in groups:
+        four = next(row for row in groups["block"] if row["label"] == "k 4, equal units")
+        add(
+            "k = 4 gives noisier results: std of ReLU minus LWTA over that of k = 2",
+            {"k 4": four["change"]["spread_ratio"]},
+            supported,
+            "contradicted: less noisy",
+            null=1.0,
+        )
+    if "single-head" in groups:
+        kept = groups["single-head"][-1]["first_task_kept"]
+        rows.append(
+            [
+                "Without the mask every network loses Task 1",
+                "accuracy on Task 1 at the end: "
+                + ", ".join(
+                    f"{value['mean']:.3f} ({label(model)})" for model, value in kept.items()
+                ),
+                supported if max(v["mean"] for v in kept.values()) < 0.2 else "not supported",
+            ]
+        )
+    return markdown(["claim or expectation", "measured", "verdict"], rows)
+
+
+def momentum() -> str:
+    """The effect without and with much momentum, on fresh seeds."""
+    rows = study("momentum")["conditions"]
+    lines = [
+        f"- {row['label']}: ReLU minus LWTA {estimate(pair_of(row)['difference'])} over "
+        f"{row['n']} seeds, LWTA forgets less on {pair_of(row)['wins']}: "
+        f"**{pair_of(row)['verdict'].partition(':')[0]}**."
+        for row in rows
+    ]
+    (moved,) = [row for row in rows if "change" in row]
+    found = moved["change"]["difference"]["difference"]
+    low, high = found["ci95"]
+    shown = "" if low > 0 or high < 0 else " not"
+    lines.append(
+        f"- From {moved['change']['against']} to {moved['label']} that changes by "
+        f"{estimate(found)} over {found['n']} seeds: a shift towards LWTA is{shown} shown."
+        if found["mean"] > 0
+        else f"- With momentum it changes by {estimate(found)}: no shift towards LWTA."
+    )
+    return "\n".join(lines)
 
 
 def open_questions() -> str:
-    """The groups of the study that are finished so far, each with its table."""
-    parts = []
-    for result in saved_groups():
+    """The groups of the study, each with its outcome in a line and its tables folded."""
+    results = saved_groups()
+    hours = sum(result["core_seconds"] for result in results) / 3600
+    parts = [
+        f"{len(results)} groups, {sum(len(r['conditions']) for r in results)} conditions, "
+        f"{hours:.1f} core-hours of training on {results[0]['environment']['processor']} "
+        "(a model that two groups share is counted in both)."
+    ]
+    for result in results:
         hours = result["core_seconds"] / 3600
         parts.append(
-            f"**{result['question']}** (`{result['command']}`, {hours:.1f} core-hours)\n\n"
-            + group_table(result)
+            f"<details><summary><b>{result['question']}</b> {outcome(result)}</summary>\n\n"
+            f"`{result['command']}`, {hours:.1f} core-hours\n\n"
+            f"{group_report(result)}\n\n</details>"
         )
     return "\n\n".join(parts)
 
 
-BLOCKS: dict[str, Callable[[], str]] = {
-    "answer": answer,
-    "seed_0": seed_0,
-    "ten_seeds": ten_seeds,
-    "claims": claims,
-    "visual_claims": visual_claims,
-    "benchmark": benchmark,
-    "scale": scale,
-    "open_questions": open_questions,
+def cases() -> dict[str, dict[str, Any]]:
+    """The cases of the study of the mechanism, by name."""
+    return {row["label"]: row for row in study("mechanism")["cases"]}
+
+
+def of_both(case: dict[str, Any], measure: str, form: str = ".3f", factor: float = 1) -> str:
+    """The mean of a measure for ReLU and for LWTA."""
+    return ", ".join(
+        f"{factor * case['models'][model]['measures'][measure]['mean']:{form}} ({LABELS[model]})"
+        for model in ("relu", "lwta")
+    )
+
+
+def by_layer(text: Callable[[int], str], layers: Sequence[int] = (1, 2)) -> str:
+    """A text for each layer."""
+    return "; ".join(f"layer {layer}: {text(layer)}" for layer in layers)
+
+
+def mechanism_claims() -> str:
+    """What competition is said to do inside the network, and what it does."""
+    every = cases()
+    default, deep, still = (
+        every[name] for name in ("default", "four layers", "no decay, restarted")
+    )
+    lwta, difference = default["models"]["lwta"], default["relu_minus"]["lwta"]
+    rows = []
+
+    def add(claim: str, measured: str, verdict: str, figure: str = "") -> None:
+        rows.append([claim, measured, verdict, figure])
+
+    def divided(layer: int) -> str:
+        name = f"information, layer {layer}, after Task 2"
+        bounds = [1000 * bound for bound in difference[name]["ci95"]]
+        return of_both(default, name, ".1f", 1000) + f", difference {interval(bounds, 1, '+')}"
+
+    add(
+        "LWTA's units are divided between the tasks more than ReLU's",
+        "what a unit's gate tells about the task, after Task 2, of 1,000 millibits: "
+        + by_layer(divided),
+        judge(
+            [difference[f"information, layer {n}, after Task 2"]["ci95"] for n in (1, 2)],
+            "contradicted: slightly less",
+            "slightly more",
+        ),
+        "layers.png",
+    )
+    deeper = {
+        f"layer {layer} of {case['config']['lwta']['depth']}": case["models"]["lwta"][
+            "deeper minus first"
+        ][f"information, layer {layer}, after Task 1"]
+        for case, layer in ((default, 2), (deep, 2), (deep, 3), (deep, 4))
+    }
+    add(
+        "Deeper LWTA layers are more divided than the first",
+        "millibits more than in the first layer, after Task 1: "
+        + "; ".join(
+            f"{name}: {1000 * found['mean']:+.1f} "
+            f"({interval([1000 * bound for bound in found['ci95']], 1, '+')})"
+            for name, found in deeper.items()
+        ),
+        judge([found["ci95"] for found in deeper.values()], "supported", "contradicted: less"),
+        "layers.png",
+    )
+    related = [
+        lwta["correlation with forgetting"][f"information, layer {n}, after Task 1"] for n in (1, 2)
+    ]
+    add(
+        "LWTA networks that are more divided after Task 1 forget less",
+        "correlation with forgetting over seeds: "
+        + by_layer(
+            lambda n: f"{related[n - 1]['r']:+.2f} ({interval(related[n - 1]['ci95'], 2, '+')})"
+        ),
+        judge([found["ci95"] for found in related], "contradicted: they forget more", "supported"),
+    )
+    untouched = {
+        model: [
+            still["models"][model]["measures"][f"weights untouched, layer {n}"]["mean"]
+            for n in (1, 2)
+        ]
+        for model in ("relu", "lwta")
+    }
+    add(
+        "Only a strict subset of LWTA's weights changes during Task 2, unlike ReLU's",
+        "weights with the same bits, without decay and with momentum restarted: "
+        + by_layer(lambda n: of_both(still, f"weights untouched, layer {n}", ".1%"))
+        + "; as published, share that holds 90 % of the squared change: "
+        + by_layer(lambda n: of_both(default, f"weights carrying, layer {n}", ".0%")),
+        "supported"
+        if min(untouched["lwta"]) > max(0.05, *untouched["relu"])
+        else "contradicted: nearly all change, and the change is spread wider than in ReLU"
+        if difference["weights carrying, layer 1"]["ci95"][1] < 0
+        else "not supported",
+    )
+    add(
+        "Task 1's winners stay while Task 2 is learned",
+        "blocks with another winner, over Task 1's images: "
+        + by_layer(lambda n: f"{lwta['measures'][f'changed gates, layer {n}']['mean']:.0%}")
+        + "; active units replaced: "
+        + by_layer(lambda n: of_both(default, f"changed replaced, layer {n}", ".0%")),
+        judge(
+            [difference[f"changed replaced, layer {n}"]["ci95"] for n in (1, 2)],
+            "in part: fewer are replaced than in ReLU",
+            "contradicted: more are replaced than in ReLU",
+        ),
+    )
+    add(
+        "Task 1's representation is overwritten",
+        "forgetting "
+        + of_both(default, "forgetting")
+        + "; lost by a linear probe refitted on the final features "
+        + of_both(default, "probe lost"),
+        "not supported: the head no longer fits, the features still tell the digits"
+        if all(
+            of["measures"]["probe lost"]["mean"] < of["measures"]["forgetting"]["mean"] / 4
+            for of in (default["models"][model] for model in ("relu", "lwta"))
+        )
+        else "supported",
+        "controls.png",
+    )
+    return markdown(["claim", "measured", "verdict", "figure"], rows)
+
+
+MATCHED = (0.8, 0.9, 0.925)
+
+
+def matched() -> str:
+    """ReLU minus LWTA in what Task 1 has lost, where Task 2 is known equally well."""
+    rows = []
+    for name, case in cases().items():
+        if "," in name and name.count(",") > 1:
+            continue  # the experiments on the optimiser are below
+        found = case["relu_minus"]["lwta"]
+        cells = [name]
+        for key in [f"lost at {level}" for level in MATCHED] + ["forgetting"]:
+            cells.append(
+                f"{estimate(found[key])}, n = {found[key]['n']}"
+                if key in found and found[key]["ci95"]
+                else "-"
+            )
+        rows.append(cells)
+    head = ["lost on Task 1, ReLU minus LWTA"]
+    return markdown(
+        [*head, *(f"at {level:.1%} on Task 2" for level in MATCHED), "at the end"], rows
+    )
+
+
+def optimiser_experiments() -> str:
+    """What each explanation of the optimiser's effect predicts, and what its experiment gave."""
+    rows = []
+    for name, case in cases().items():
+        if name.startswith("lr"):
+            found, models = case["relu_minus"]["lwta"], case["models"]
+            switch = [
+                models[m]["measures"]["sharpness of Task 1 at the switch"]["mean"]
+                for m in ("relu", "lwta")
+            ]
+            config = case["config"]["relu"]
+            limit = 2 * (1 + config["momentum"]) / config["lr"]
+            rows.append(
+                [
+                    name,
+                    *(
+                        f"{models[m]['measures']['forgetting']['mean']:.3f}"
+                        for m in ("relu", "lwta")
+                    ),
+                    f"{estimate(found['forgetting'])}, n = {found['forgetting']['n']}",
+                    *(f"{models[m]['measures']['dip']['mean']:.3f}" for m in ("relu", "lwta")),
+                    *(f"{value / limit:.3f}" for value in switch),
+                ]
+            )
+    head = ["experiment", "forgetting, ReLU", "LWTA", "ReLU minus LWTA", "early dip, ReLU", "LWTA"]
+    return markdown([*head, "sharpness over its limit, ReLU", "LWTA"], rows)
+
+
+def controls() -> str:
+    """LWTA and ReLU beside networks that have a part of what competition has."""
+    every = cases()
+    rows = []
+    for name, model in (
+        *(("default", m) for m in ("relu", "lwta", "random", "shifted")),
+        ("LWTA with 200 units", "lwta"),
+    ):
+        found = every[name]["models"][model]["measures"]
+        cells = [LABELS[model] if name == "default" else name]
+        cells += [f"{found[f'activity, layer {n}, after Task 2']['mean']:.0%}" for n in (1, 2)]
+        cells += [estimate(found["forgetting"], ""), f"{found['task 2']['mean']:.3f}"]
+        cells.append(
+            "" if model == "relu" else estimate(every[name]["relu_minus"][model]["forgetting"])
+        )
+        rows.append(cells)
+    head = ["network", "active in layer 1", "in layer 2", "forgetting", "Task 2 at the end"]
+    return markdown([*head, "ReLU minus it, paired"], rows)
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "answer": answer,
+        "momentum": momentum,
+        "seed_0": seed_0,
+        "ten_seeds": ten_seeds,
+        "claims": claims,
+        "visual_claims": visual_claims,
+        "study_claims": study_claims,
+        "open_questions": open_questions,
+        "scale": scale,
+        "benchmark": benchmark,
+    }
 }
 
 
-def fill(text: str) -> str:
-    """The README with every block made anew; `InputError` if a marker is missing."""
-    for name, make in BLOCKS.items():
+def fill(page: str, text: str) -> str:
+    """A page with every block made anew; `InputError` if a marker is missing."""
+    for name, make in PAGES[page].items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         block = make()
         text, found = pattern.subn(
             lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text
         )
         if found != 1:
-            raise InputError(f"README.md: needs <!-- {name} --> and <!-- /{name} --> once")
+            raise InputError(f"{page}: needs <!-- {name} --> and <!-- /{name} --> once")
     return text
 
 
 def main() -> int:
-    """Rewrite README.md; the exit status."""
-    path = ROOT / "README.md"
-    write_atomically(path, fill(path.read_text(encoding="utf-8")).encode())
-    print(f"Wrote {path.name}")
+    """Rewrite the pages; the exit status."""
+    for page in PAGES:
+        path = ROOT / page
+        write_atomically(path, fill(page, path.read_text(encoding="utf-8")).encode())
+        print(f"Wrote {page}")
     return 0
 
 

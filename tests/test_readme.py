@@ -7,14 +7,16 @@ import re
 
 import pytest
 
-from write_readme_tables import BLOCKS, ROOT, fill
+from write_readme_tables import PAGES, ROOT, fill
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+README = TEXTS["README.md"]
 STUDIES = sorted((ROOT / "study").glob("*.json"))
 
 
-def test_every_table_is_what_its_study_file_gives() -> None:
-    assert fill(README) == README
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_is_what_its_study_file_gives(page: str) -> None:
+    assert fill(page, TEXTS[page]) == TEXTS[page]
 
 
 def test_a_changed_number_would_be_noticed() -> None:
@@ -22,7 +24,7 @@ def test_a_changed_number_would_be_noticed() -> None:
     digit = re.compile(r"0\.\d").search(README, start)
     assert digit
     changed = README[: digit.end() - 1] + "x" + README[digit.end() :]
-    assert fill(changed) == README
+    assert fill("README.md", changed) == README
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -36,9 +38,10 @@ def test_every_study_file_is_strict_json_with_its_origin(path: object) -> None:
     assert found.get("command", "--out study/ten_seeds.json") in README
 
 
-def test_measured_numbers_stand_only_in_the_tables() -> None:
-    prose = README
-    for name in BLOCKS:
+@pytest.mark.parametrize("page", PAGES)
+def test_measured_numbers_stand_only_in_the_tables(page: str) -> None:
+    prose = TEXTS[page]
+    for name in PAGES[page]:
         prose = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", "", prose, flags=re.DOTALL)
     quoted = {
         *("1.55", "0.20", "6.12", "3.39", "1.38", "0.06", "57.84", "1.13", "1.30", "0.13"),

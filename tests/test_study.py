@@ -10,10 +10,19 @@ import numpy as np
 import pytest
 
 import study_open_questions as study
-from compete_to_compute import ACTIVATIONS, Config, InputError, check_config
+from compete_to_compute import ACTIVATIONS, Config, InputError, Run, check_config
 
 TINY = {"hidden": 20, "train_per_class": 20, "test_per_task": 50, "epochs": 2}
-OPTIONS = argparse.Namespace(n_seeds=None, jobs=1, data_dir=None, dask=None)
+OPTIONS = argparse.Namespace(n_seeds=None, jobs=1, data_dir=None, dask=None, finished_only=False)
+
+
+def saved(name: str) -> dict:
+    return json.loads((study.STUDY / f"{name}.json").read_text())
+
+
+def made_up(model: str, seed: int, forgetting: float) -> Run:
+    record = {"seed": seed, "model": model, "status": "ok", "forgetting": forgetting}
+    return Run({**record, "average_accuracy": 1 - forgetting}, [], {}, 0.0)
 
 
 @pytest.mark.parametrize("name", study.GROUPS)
@@ -23,6 +32,8 @@ def test_every_condition_can_be_trained_and_has_a_name_of_its_own(name: str) -> 
     for condition in conditions:
         for model in condition.activations:
             check_config(condition.config(model), [ACTIVATIONS[model]])
+    labels = {condition.label for condition in conditions}
+    assert {condition.against for condition in conditions} <= labels | {None}
 
 
 def test_comparisons_are_paired_but_for_the_published_streams() -> None:
@@ -88,6 +99,72 @@ def test_tables_and_figures_show_failed_pairs_and_missing_seeds(
         study.summary_figure(study.saved_groups()),
     ):
         study.save_figure(figure, tmp_path / "figure.png")
+
+
+def test_a_change_is_taken_seed_by_seed_over_the_seeds_that_both_conditions_have() -> None:
+    condition = study.Condition("more", against="less")
+    values = {
+        "relu": ([0.1, 0.2, 0.3, 0.4] * 5, [0.1] * 20),
+        "lwta": ([0.1, 0.2, 0.1, 0.9] * 5, [0.1, 0.2, 0.1, 0.0] * 5),
+    }
+    here, base = (
+        [made_up(model, seed, of[i][seed]) for model, of in values.items() for seed in range(20)]
+        for i in (0, 1)
+    )
+    for run in here:
+        if run.record["forgetting"] == 0.9:
+            run.record["status"] = "untrained"
+    found = study.change(condition, [*here, made_up("relu", 20, 0.5)], base)
+    relu, lwta = (found["forgetting"][model]["difference"] for model in ("relu", "lwta"))
+    assert (relu["n"], relu["mean"]) == (20, pytest.approx(0.15))
+    assert (lwta["n"], lwta["mean"]) == (15, 0)
+    # ReLU minus LWTA is 0, 0, .2 here and 0, -.1, 0 there.
+    assert found["difference"]["difference"]["mean"] == pytest.approx(0.1)
+    assert found["spread_ratio"]["mean"] == pytest.approx(2.0)
+    low, high = found["spread_ratio"]["ci95"]
+    assert low < 2 < high
+
+
+def test_the_paper_s_setting_follows_from_the_grid_by_its_rule() -> None:
+    if not (study.STUDY / "paper.json").exists():
+        pytest.skip("the grid has not run yet")
+    rows = saved("paper")["conditions"]
+    for depth, choice in study.PAPER_CHOICE.items():
+        cost = {}
+        for row in rows:
+            config = row["config"]["relu"]
+            trained = all(
+                totals["ok"] == row["seeds_run"] > 0
+                for totals in row["aggregate"]["models"].values()
+            )
+            if config["depth"] == depth and trained and not any(row["targets_missed"].values()):
+                cost[config["lr"], config["momentum"]] = sum(
+                    sum(epochs) for epochs in row["epochs_used"].values()
+                )
+        assert min(cost, key=cost.__getitem__) == choice
+
+
+def test_dropout_is_studied_at_the_largest_rate_at_which_no_run_failed() -> None:
+    sound: dict[float, bool] = {}
+    for row in saved("dropout-rate")["conditions"]:
+        rate = row["config"]["relu"]["lr"]
+        ok = all(totals["ok"] == 8 for totals in row["aggregate"]["models"].values())
+        sound[rate] = sound.get(rate, True) and ok
+    assert max(rate for rate, ok in sound.items() if ok) == study.DROPOUT_LR
+
+
+def test_results_of_an_unfinished_group_say_how_many_seeds_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "STUDY", tmp_path)
+    both = study.Condition("both", TINY, seeds=3)
+    monkeypatch.setitem(study.GROUPS, "tiny", study.Group("?", (both,)))
+    finished_only = argparse.Namespace(**{**vars(OPTIONS), "finished_only": True})
+    (row,) = study.run_group("tiny", finished_only)["conditions"]
+    assert (row["seeds_run"], row["n"]) == (0, 0)
+    study.train_condition(both, range(2), OPTIONS)
+    result = study.run_group("tiny", finished_only)
+    assert "0 of 3, 2 run, failed: relu 2, lwta 2" in study.group_report(result)
 
 
 def test_unknown_groups_are_refused() -> None:

@@ -1,0 +1,897 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "matplotlib>=3.8"]
+# ///
+"""Why: what competition does inside the network, and what carries its effect on forgetting.
+
+    python3 study_mechanism.py                   every case, every seed planned
+    python3 study_mechanism.py default           one case
+    python3 study_mechanism.py --finished-only   results and figures again, no training
+
+A case is a configuration with what is done differently while it trains; each trains the same seeds
+with every model, on the same images, weights and batches. Through Task 2 both accuracies are
+followed update by update; before training and after each task every layer's gates are kept, for
+both tasks' test images, and compared. Finished units are kept in study/journals. Writes
+study/mechanism.json and study/*.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from compete_to_compute import (
+    ACTIVATIONS,
+    DROPOUT_STREAM,
+    INPUT_DROPOUT_STREAM,
+    MLP,
+    MNIST_SHA256,
+    PAIRED_BATCH_STREAM,
+    SCHEMA,
+    TEST_BATCH,
+    Activation,
+    Config,
+    Diverged,
+    History,
+    InputError,
+    Journal,
+    Mnist,
+    OneLineParser,
+    Run,
+    Task,
+    available_cores,
+    check_finite,
+    check_writable,
+    compare,
+    cross_entropy_gradient,
+    environment,
+    evaluate,
+    initial_weights,
+    limit_blas_threads,
+    load_mnist,
+    local_executor,
+    loss_and_accuracy,
+    make_tasks,
+    run_script,
+    student_t_quantile,
+    summarise,
+    to_json,
+    train_batch,
+    unit_record,
+    with_progress,
+    without_nan,
+    write_atomically,
+)
+from visualize_compete_to_compute import colour, save_figure
+
+STUDY = Path(__file__).resolve().parent / "study"
+PAIR = ("relu", "lwta")
+CHECKPOINTS = ("before", "after Task 1", "after Task 2")
+
+
+# --- Controls: networks that have a part of what competition has ----------------------------------
+
+
+def random_winner(z: np.ndarray, gate: np.ndarray, k: int, rng: np.random.Generator) -> None:
+    """One unit of each block passes, drawn for each image and block, at every pass anew.
+
+    As sparse as LWTA, and its gate is as hard, but nothing competes.
+    """
+    blocks = z.reshape(-1, k, z.shape[1])
+    winner = rng.integers(k, size=(len(blocks), 1, z.shape[1]))
+    gate.reshape(blocks.shape)[:] = np.arange(k)[:, None] == winner
+    np.multiply(z, gate, out=z)
+
+
+def activation_of(model: str, seed: int) -> Activation:
+    """The activation of a model, the controls included; `shifted` is ReLU (see `shift_biases`)."""
+    if model == "random":
+        draws = np.random.default_rng([seed, RANDOM_WINNER_STREAM])
+        return Activation(model, LABELS[model], partial(random_winner, rng=draws), 0)
+    return replace(ACTIVATIONS["relu" if model == "shifted" else model], name=model)
+
+
+def shift_biases(network: MLP, n: int, goal: float) -> None:
+    """Move each hidden layer's biases together, so that the share `goal` of its units fires.
+
+    A step in proportion to what is missing in the last batch, of n images. With unit spread of
+    the pre-activations the share follows within some 25 updates.
+    """
+    for weights, gate in zip(network.weights, network.workspace(n).gates, strict=False):
+        weights[:, -1] += network.dtype(0.1 * (goal - gate.mean()))
+
+
+# --- Cases ----------------------------------------------------------------------------------------
+
+RANDOM_WINNER_STREAM = 4  # beside the streams of compete_to_compute.py
+LABELS = {"relu": "ReLU", "lwta": "LWTA", "random": "random winner", "shifted": "ReLU, half active"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration, what is done differently while it trains, and how often it is tried."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = PAIR
+    seeds: int = 40
+    ramp: int = 0  # updates over which Task 2's learning rate rises to its value
+    second_lr: float | None = None  # the learning rate of Task 2, if another
+    of_model: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def config(self, model: str) -> Config:
+        """The configuration of one model."""
+        return replace(Config(paired=True), **{**self.changes, **self.of_model.get(model, {})})
+
+
+def optimiser(lr: float, momentum: float, **more: Any) -> dict[str, Any]:
+    """A cell of the phase diagram."""
+    return {"lr": lr, "momentum": momentum, "weight_decay": 0.0, **more}
+
+
+PAPER = {
+    **{"train_per_class": 0, "head": "frozen", "weight_decay": 0.0, "target_loss": 0.03},
+    **{"epochs": 30, "hidden": 1000, "lr": 0.1, "momentum": 0.9},
+}
+CASES = {
+    "default": Case(models=("relu", "lwta", "random", "shifted")),
+    "four layers": Case({"depth": 4}),
+    "LWTA with 200 units": Case(of_model={"lwta": {"hidden": 200}}),
+    "lr 0.05, momentum 0": Case(optimiser(0.05, 0.0)),
+    "lr 0.02, momentum 0.95": Case(optimiser(0.02, 0.95)),
+    "lr 0.05, momentum 0.95": Case(optimiser(0.05, 0.95)),
+    "lr 0.02, momentum 0.95, restarted": Case(optimiser(0.02, 0.95, restart_momentum=True)),
+    "lr 0.02, momentum 0.95, ramp": Case(optimiser(0.02, 0.95), ramp=80),
+    "lr 0.05, momentum 0.95, Task 2 at lr 0.01": Case(optimiser(0.05, 0.95), second_lr=0.01),
+    "no decay, restarted": Case(optimiser(0.05, 0.9, restart_momentum=True)),
+    "paper": Case(PAPER, seeds=20),
+}
+
+
+# --- Training, followed closely -------------------------------------------------------------------
+
+
+@dataclass
+class Checkpoint:
+    """A network at one moment: its parameters, and its gates on both tasks' test images."""
+
+    parameters: np.ndarray
+    gates: list[np.ndarray]  # per hidden layer (units, images of Task 1, then of Task 2), bool
+
+
+def take_checkpoint(network: MLP, tasks: Sequence[Task]) -> Checkpoint:
+    """Copy the parameters and run all test images."""
+    pieces = []
+    for task in tasks:
+        for first in range(0, len(task.test_labels), TEST_BATCH):
+            inputs = task.test_inputs[first : first + TEST_BATCH]
+            network.forward(inputs, task.classes)
+            pieces.append([gate > 0 for gate in network.workspace(len(inputs)).gates])
+    return Checkpoint(
+        network.parameters.copy(), [np.concatenate(of, axis=1) for of in zip(*pieces, strict=True)]
+    )
+
+
+def followed(update: int) -> bool:
+    """Whether both tasks are tested after this update of Task 2: often at first, then less."""
+    return update % (2 if update <= 40 else 10) == 0
+
+
+def train_observed(case: Case, model: str, seed: int, data_dir: str | None) -> Run:
+    """Train one model on both tasks as `train_model` does, and measure what happens inside.
+
+    The run's record is a row of `per_seed`, with the measures beside the accuracies.
+    """
+    limit_blas_threads()
+    config, mnist = case.config(model), load_mnist(data_dir)
+    began = time.perf_counter()
+    tasks, live = make_tasks(config, seed, mnist)
+    start = initial_weights(config, seed)
+    network = MLP([start[0][live], *start[1:]], activation_of(model, seed), config.k)
+    history = History(np.zeros(0))
+    trajectory: list[list[float]] = []
+    checkpoints: list[Checkpoint] = []
+    measures: dict[str, Any] = {}
+    failure = None
+    try:
+        # What overflows is found by `check_finite`.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            train_tasks(case, config, network, tasks, seed, history, trajectory, checkpoints)
+    except Diverged as error:
+        failure = str(error)
+    else:
+        measures = measure(config, network, tasks, live, checkpoints, mnist)
+    record = unit_record(config, network.activation, seed, history, failure, tasks)
+    record |= {"trajectory": trajectory, **measures}
+    return Run(record, [], {}, time.perf_counter() - began)
+
+
+def train_tasks(
+    case: Case,
+    config: Config,
+    network: MLP,
+    tasks: Sequence[Task],
+    seed: int,
+    history: History,
+    trajectory: list[list[float]],
+    checkpoints: list[Checkpoint],
+) -> None:
+    """Both tasks in turn; fills the last three arguments. Raises `Diverged`.
+
+    `trajectory` has a row (update of Task 2, accuracy on Task 1, on Task 2) from the switch on.
+    """
+    batches = np.random.default_rng(seed + PAIRED_BATCH_STREAM)
+    dropout = [np.random.default_rng([seed, s]) for s in (DROPOUT_STREAM, INPUT_DROPOUT_STREAM)]
+    history.matrix.append(evaluate(network, tasks))
+    checkpoints.append(take_checkpoint(network, tasks))
+    for number, task in enumerate(tasks, start=1):
+        if config.head == "frozen" or config.restart_momentum:
+            network.velocity[:] = 0
+        if number == 2:
+            trajectory.append([0, *history.matrix[-1]])
+        update = 0
+        for epoch in range(1, config.epochs + 1):
+            order = batches.permutation(len(task.train_labels))
+            logits = np.empty((len(task.classes), len(order)), network.dtype)
+            for first in range(0, len(order), config.batch):
+                batch = slice(first, first + config.batch)
+                update += 1
+                step = replace(config, lr=learning_rate(case, config, number, update))
+                logits[:, batch] = train_batch(network, task, order[batch], step, dropout)
+                if network.activation.name == "shifted":
+                    shift_biases(network, len(order[batch]), 1 / config.k)
+                if number == 2 and followed(update):
+                    trajectory.append([update, *evaluate(network, tasks)])
+            loss, _ = loss_and_accuracy(logits, task.train_labels[order])
+            check_finite([loss], "training loss", number, epoch)
+            if config.target_loss is not None and loss <= config.target_loss:
+                break
+        history.matrix.append(evaluate(network, tasks))
+        history.epochs.append(epoch)
+        check_finite(history.matrix[-1], "test accuracy", number, epoch)
+        checkpoints.append(take_checkpoint(network, tasks))
+
+
+def learning_rate(case: Case, config: Config, task: int, update: int) -> float:
+    """The learning rate of one update of one task."""
+    if task == 1:
+        return config.lr
+    return (case.second_lr or config.lr) * min(1.0, update / case.ramp if case.ramp else 1.0)
+
+
+# --- Measures -------------------------------------------------------------------------------------
+
+
+def measure(
+    config: Config,
+    network: MLP,
+    tasks: Sequence[Task],
+    live: np.ndarray,
+    checkpoints: Sequence[Checkpoint],
+    mnist: Mnist,
+) -> dict[str, Any]:
+    """Everything that one finished run is asked, layer by layer and checkpoint by checkpoint."""
+    digits = np.concatenate([task.classes[task.test_labels] for task in tasks])
+    task_of = np.repeat([0, 1], [len(task.test_labels) for task in tasks])
+    first_images = task_of == 0
+    layers = [
+        [layer_measures(gates, task_of, digits) for gates in checkpoint.gates]
+        for checkpoint in checkpoints
+    ]
+    changed = [
+        changed_gates(before[:, first_images], after[:, first_images])
+        for before, after in zip(checkpoints[1].gates, checkpoints[2].gates, strict=True)
+    ]
+    final = network.parameters.copy()
+    weights, probes, curvature = [], {}, {}
+    for layer, (before, after) in enumerate(
+        zip(views(network, checkpoints[1]), views(network, checkpoints[2]), strict=True)
+    ):
+        if layer < config.depth:
+            weights.append(changed_weights(before[:, :-1], after[:, :-1]))
+    for name, checkpoint in zip(CHECKPOINTS[1:], checkpoints[1:], strict=True):
+        network.parameters[:] = checkpoint.parameters
+        probes[name] = probe_accuracy(network, tasks[0])
+        if name == "after Task 1":
+            curvature = {
+                f"{what} of Task {number}": value
+                for number, task in enumerate(tasks, start=1)
+                for what, value in zip(
+                    ("sharpness", "gradient norm"), sharpness(network, task), strict=True
+                )
+            }
+    network.parameters[:] = final
+    return {
+        "layers": layers,
+        "changed": changed,
+        "weights": weights,
+        "probe": probes,
+        "switch": curvature,
+    }
+
+
+def views(network: MLP, checkpoint: Checkpoint) -> list[np.ndarray]:
+    """A checkpoint's weights, layer by layer, (outputs, inputs + 1)."""
+    network.parameters[:] = checkpoint.parameters
+    return [weights.copy() for weights in network.weights]
+
+
+def layer_measures(gates: np.ndarray, task_of: np.ndarray, digits: np.ndarray) -> dict[str, float]:
+    """How one layer's active units tell the tasks apart; gates bool (units, images).
+
+    `activity`: the share of units that are active. Segregation, means over units: `gap`, |a - b|
+    for a unit that is active on the shares a and b of the tasks' images, and `information`, the
+    mutual information of "the unit is active" and "the task", in bits; each also with the tasks
+    shuffled among the images, which is what chance gives. Overlap, means over pairs of images of
+    |A and B| / |A or B|, their active sets (French 1991 made such overlap the cause of
+    forgetting; Srivastava et al. 2014 compare LWTA's active sets, "submasks", between classes):
+    within a class, across classes of a task, across tasks, and `overlap_chance`, for units that
+    are active as often, but independently.
+    """
+    active = gates.astype(np.float32)
+    shuffled = np.stack([np.random.default_rng(i).permutation(task_of) for i in range(10)])
+    gap, information = segregation(active, task_of[None])
+    gap_chance, information_chance = segregation(active, shuffled)
+
+    common = active.T @ active
+    size = active.sum(axis=0)
+    either = size[:, None] + size - common
+    overlap = np.divide(common, either, out=np.zeros_like(common), where=either > 0)
+    same_digit = digits[:, None] == digits
+    same_task = task_of[:, None] == task_of
+    distinct = ~np.eye(len(digits), dtype=bool)
+    rate = active.mean(axis=1, dtype=np.float64)
+    expected = float((rate**2).sum())
+    return {
+        "activity": float(rate.mean()),
+        "gap": gap,
+        "gap_chance": gap_chance,
+        "information": information,
+        "information_chance": information_chance,
+        "overlap_class": float(overlap[same_digit & distinct].mean()),
+        "overlap_task": float(overlap[same_task & ~same_digit].mean()),
+        "overlap_tasks": float(overlap[~same_task].mean()),
+        "overlap_chance": expected / (2 * float(rate.sum()) - expected),
+    }
+
+
+def segregation(active: np.ndarray, task_of: np.ndarray) -> tuple[float, float]:
+    """Mean gap and mean mutual information in bits, for tasks (assignments, images) of 0 and 1."""
+    second = active @ task_of.T.astype(np.float32) / task_of.sum(axis=1)
+    first = active @ (1 - task_of).T.astype(np.float32) / (1 - task_of).sum(axis=1)
+    share = task_of[0].mean()
+    overall = share * second + (1 - share) * first
+    given_task = share * entropy(second) + (1 - share) * entropy(first)
+    return float(np.abs(first - second).mean()), float((entropy(overall) - given_task).mean())
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """Entropy in bits of a unit that is active with probability p."""
+    p = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+def changed_gates(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How the active sets of the same images moved: gates bool (units, images).
+
+    `gates`: the share of (image, unit) whose gate changed, which for blocks of two is the share of
+    (image, block) with another winner. `replaced`: 1 - |A and B| / |A or B|, mean over images.
+    """
+    either = (before | after).sum(axis=0)
+    common = (before & after).sum(axis=0)
+    return {
+        "gates": float((before != after).mean()),
+        "replaced": float(1 - np.mean(common[either > 0] / either[either > 0])),
+    }
+
+
+def changed_weights(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How much of a layer Task 2 changed.
+
+    `untouched`: the share of weights with the very same bits. `carrying`: the share of weights,
+    largest change first, that holds 90 % of the squared change; 0.9 if all changed alike, and
+    0.445 if changes are normally distributed.
+    """
+    change = np.sort((after - before).ravel().astype(np.float64) ** 2)[::-1]
+    held = np.cumsum(change)
+    return {
+        "untouched": float((before == after).mean()),
+        "carrying": float((np.searchsorted(held, 0.9 * held[-1]) + 1) / len(held)),
+    }
+
+
+def probe_accuracy(network: MLP, task: Task) -> float:
+    """Test accuracy of a linear probe, refitted on the last hidden layer's features of a task.
+
+    Ridge regression on one-hot labels; the penalty, of six, is the one that classifies a held-out
+    fifth of the training images best.
+    """
+    features = hidden_features(network, task.train_inputs, task.classes)
+    labels = task.train_labels[: len(features)]
+    test = hidden_features(network, task.test_inputs, task.classes)
+    held_out = np.arange(len(labels)) % 5 == 0
+    penalties = 10.0 ** np.arange(-3, 3)
+
+    def fit(rows: np.ndarray, penalty: float) -> np.ndarray:
+        x, y = features[rows], np.eye(len(task.classes))[labels[rows]]
+        scale = np.trace(x.T @ x) / x.shape[1]
+        return np.linalg.solve(x.T @ x + penalty * 1e-2 * scale * np.eye(x.shape[1]), x.T @ y)
+
+    def right(x: np.ndarray, weights: np.ndarray, wanted: np.ndarray) -> float:
+        return float(np.mean((x @ weights).argmax(axis=1) == wanted))
+
+    best = max(
+        penalties, key=lambda p: right(features[held_out], fit(~held_out, p), labels[held_out])
+    )
+    everything = np.ones(len(labels), bool)
+    return right(test, fit(everything, best), task.test_labels)
+
+
+PROBE_IMAGES = 5000  # at most, of a task's training images
+
+
+def hidden_features(network: MLP, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The last hidden layer's activations with a column of ones, float64 (images, units + 1)."""
+    pieces = []
+    for first in range(0, min(len(inputs), PROBE_IMAGES), TEST_BATCH):
+        part = inputs[first : first + TEST_BATCH]
+        network.forward(part, classes)
+        pieces.append(network.workspace(len(part)).hidden[-1].T.astype(np.float64))
+    return np.concatenate(pieces)
+
+
+CURVATURE_IMAGES = 300
+POWER_ITERATIONS = 15
+
+
+def sharpness(network: MLP, task: Task) -> tuple[float, float]:
+    """Largest Hessian eigenvalue of a task's training loss here, and the norm of its gradient.
+
+    Over 300 images, by power iteration; a Hessian-vector product is the central difference of two
+    gradients, in float64. Gradient descent with learning rate lr and momentum m leaves a quadratic
+    valley whose eigenvalue is above 2 (1 + m) / lr (Cohen et al. 2021).
+    """
+    exact = MLP([w[:, :-1].T for w in network.weights], network.activation, network.k, np.float64)
+    exact.parameters[:] = network.parameters
+    inputs = task.train_inputs[:CURVATURE_IMAGES].astype(np.float64)
+    labels = task.train_labels[:CURVATURE_IMAGES]
+
+    def gradient_at(parameters: np.ndarray) -> np.ndarray:
+        exact.parameters[:] = parameters
+        logits = exact.forward(inputs, task.classes)
+        exact.backward(inputs, task.classes, cross_entropy_gradient(logits, labels))
+        return exact.gradient.copy()
+
+    here = network.parameters.astype(np.float64)
+    gradient = gradient_at(here)
+
+    def dominant(shift: float) -> float:
+        """The eigenvalue of the Hessian plus shift times identity that is largest in size."""
+        direction = gradient / np.linalg.norm(gradient)
+        eigenvalue = 0.0
+        for _ in range(POWER_ITERATIONS):
+            ahead, behind = (gradient_at(here + s * direction) for s in (1e-4, -1e-4))
+            product = (ahead - behind) / 2e-4 + shift * direction
+            eigenvalue = float(direction @ product)
+            direction = product / np.linalg.norm(product)
+        return eigenvalue
+
+    largest = dominant(0.0)
+    if largest < 0:  # the most negative one; shifted by it, the largest dominates
+        largest += dominant(-largest)
+    return largest, float(np.linalg.norm(gradient))
+
+
+# --- Running --------------------------------------------------------------------------------------
+
+
+def journal_of(name: str, case: Case) -> Journal:
+    """The journal of one case: what its units depend on is the case."""
+    case_fields = {key: value for key, value in asdict(case).items() if key != "seeds"}
+    identity = {"schema": SCHEMA, "config": without_nan(case_fields), "mnist_sha256": MNIST_SHA256}
+    # As read back from JSON, where tuples are lists.
+    identity = json.loads(json.dumps(identity))
+    file = "mechanism-" + "".join(c if c.isalnum() else "-" for c in name)
+    return Journal(STUDY / "journals" / file, identity)
+
+
+def train_case(name: str, case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The records of one case, training those that its journal does not have."""
+    journal = journal_of(name, case)
+    finished = {(run.record["seed"], run.record["model"]): run for run in journal.read()}
+    count = min(case.seeds, options.n_seeds or case.seeds)
+    wanted = [(seed, model) for seed in range(count) for model in case.models]
+    missing = [unit for unit in wanted if unit not in finished]
+    if missing and not options.finished_only:
+        print(f"{name}: {len(missing)} runs")
+        journal.path.parent.mkdir(parents=True, exist_ok=True)
+        journal.start(list(finished.values()))
+        executor = local_executor(options.jobs or available_cores(), max(len(missing), 3))
+        futures = [
+            executor.submit(train_observed, case, model, seed, options.data_dir)
+            for seed, model in missing
+        ]
+        try:
+            new = (future.result() for future in as_completed(futures))
+            for run in with_progress(new, len(missing), quiet=False):
+                journal.append(run)
+                finished[run.record["seed"], run.record["model"]] = run
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+    return [
+        {**finished[unit].record, "seconds": finished[unit].seconds}
+        for unit in wanted
+        if unit in finished
+    ]
+
+
+# --- Analysis -------------------------------------------------------------------------------------
+
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95)  # of Task 2 accuracy
+
+
+def lost_at(trajectory: Sequence[Sequence[float]], level: float) -> float | None:
+    """What Task 1 has lost when Task 2's accuracy is first seen at or above a level, or None."""
+    before = trajectory[0][1]
+    return next((before - first for _, first, second in trajectory if second >= level), None)
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """Every measure of one run by a name of its own."""
+    found = {"forgetting": record["forgetting"], "task 2": record["accuracy_matrix"][-1][-1]}
+    for checkpoint, layers in zip(CHECKPOINTS, record["layers"], strict=True):
+        for layer, values in enumerate(layers, start=1):
+            found |= {f"{name}, layer {layer}, {checkpoint}": v for name, v in values.items()}
+    for layer, values in enumerate(record["changed"], start=1):
+        found |= {f"changed {name}, layer {layer}": v for name, v in values.items()}
+    for layer, values in enumerate(record["weights"], start=1):
+        found |= {f"weights {name}, layer {layer}": v for name, v in values.items()}
+    found |= {f"probe {name}": value for name, value in record["probe"].items()}
+    found["probe lost"] = record["probe"]["after Task 1"] - record["probe"]["after Task 2"]
+    found |= {f"{name} at the switch": value for name, value in record["switch"].items()}
+    for level in LEVELS:
+        lost = lost_at(record["trajectory"], level)
+        if lost is not None:
+            found[f"lost at {level}"] = lost
+    # The dip: the most that Task 1 has lost within the first 40 updates of Task 2.
+    early = [first for update, first, _ in record["trajectory"] if update <= 40]
+    found["dip"] = early[0] - min(early)
+    return found
+
+
+def short(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary's n, mean and interval."""
+    return {name: summary[name] for name in ("n", "mean", "ci95")}
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
+    """Pearson's r with Fisher's 95 % interval."""
+    r, n = float(np.corrcoef(x, y)[0, 1]), len(x)
+    half = 1.959964 / math.sqrt(n - 3)
+    return {"n": n, "r": r, "ci95": [math.tanh(math.atanh(r) + s * half) for s in (-1, 1)]}
+
+
+def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Mean accuracies after each update of Task 2 that all runs have, with Task 1's interval."""
+    length = min(len(r["trajectory"]) for r in records)
+    curves = np.array([r["trajectory"][:length] for r in records])  # (seeds, tests, 3)
+    half = student_t_quantile(0.975, len(records) - 1) * curves[..., 1].std(axis=0, ddof=1)
+    return {
+        "update": curves[0, :, 0].tolist(),
+        "task 1": curves[..., 1].mean(axis=0).tolist(),
+        "task 1 half interval": (half / math.sqrt(len(records))).tolist(),
+        "task 2": curves[..., 2].mean(axis=0).tolist(),
+    }
+
+
+def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row of `cases` in study/mechanism.json."""
+    measured: dict[str, dict[int, dict[str, float]]] = {}
+    trained: dict[str, list[dict[str, Any]]] = {}
+    for model in case.models:
+        trained[model] = [r for r in records if r["model"] == model and r["status"] == "ok"]
+        measured[model] = {r["seed"]: scalars(r) for r in trained[model]}
+    models, against = {}, {}
+    for model, by_seed in measured.items():
+        names = list(dict.fromkeys(n for values in by_seed.values() for n in values))
+        models[model] = {
+            "failed": sum(r["model"] == model and r["status"] != "ok" for r in records),
+            "measures": {
+                n: short(summarise([values.get(n) for values in by_seed.values()])) for n in names
+            },
+            "correlation with forgetting": {
+                n: correlation(
+                    [values[n] for values in by_seed.values()],
+                    [values["forgetting"] for values in by_seed.values()],
+                )
+                for n in names
+                if n.startswith(PREDICTORS) and len(by_seed) > 4
+            },
+            "curves": mean_curves(trained[model]) if len(by_seed) > 1 else None,
+        }
+        layers = range(2, len(trained[model][0]["layers"][0]) + 1) if trained[model] else ()
+        models[model]["deeper minus first"] = {}
+        for checkpoint in CHECKPOINTS[1:]:
+            for measure_name in ("gap", "information", "overlap_tasks"):
+                for layer in layers:
+                    values = [
+                        v[f"{measure_name}, layer {layer}, {checkpoint}"]
+                        - v[f"{measure_name}, layer 1, {checkpoint}"]
+                        for v in by_seed.values()
+                    ]
+                    key = f"{measure_name}, layer {layer}, {checkpoint}"
+                    models[model]["deeper minus first"][key] = short(summarise(values))
+        if model == "relu":
+            continue
+        both = sorted(by_seed.keys() & measured["relu"].keys())
+        against[model] = {}
+        for n in names:
+            pairs = [
+                (measured["relu"][seed][n], by_seed[seed][n])
+                for seed in both
+                if n in measured["relu"][seed] and n in by_seed[seed]
+            ]
+            compared = compare([p[0] for p in pairs], [p[1] for p in pairs])
+            against[model][n] = {
+                **short(compared["difference"]),
+                **{key: compared[key] for key in ("wins", "losses", "sign_test_p")},
+            }
+    return {
+        "label": name,
+        "config": {model: asdict(case.config(model)) for model in case.models},
+        "ramp": case.ramp,
+        "second_lr": case.second_lr,
+        "seeds_planned": case.seeds,
+        "seeds_run": len({r["seed"] for r in records}),
+        "models": models,
+        "relu_minus": against,
+    }
+
+
+PREDICTORS = (
+    *("gap, layer", "information, layer", "overlap_tasks, layer", "sharpness", "gradient"),
+    *("dip", "changed"),
+)
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+FOLLOWED = (
+    *("default", "lr 0.05, momentum 0", "lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95"),
+    "paper",
+)
+LINES = {"before": ":", "after Task 1": "--", "after Task 2": "-"}
+
+
+def bounds(summary: dict[str, Any]) -> tuple[float, float]:
+    """How far the interval reaches below and above the mean."""
+    low, high = summary["ci95"]
+    return summary["mean"] - low, high - summary["mean"]
+
+
+def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
+    """What Task 1 has lost, against how well Task 2 is known; below, against time."""
+    shown = [name for name in FOLLOWED if name in cases]
+    figure, axes = plt.subplots(
+        2, len(shown), figsize=(3.1 * len(shown) + 0.5, 6.4), layout="constrained", squeeze=False
+    )
+    for column, name in enumerate(shown):
+        above, below = axes[:, column]
+        for model in PAIR:
+            found = cases[name]["models"][model]
+            levels = [level for level in LEVELS if known(found, level)]
+            lost = [found["measures"][f"lost at {level}"] for level in levels]
+            above.errorbar(
+                levels,
+                [summary["mean"] for summary in lost],
+                yerr=np.transpose([bounds(summary) for summary in lost]),
+                color=colour(model),
+                marker="o",
+                markersize=3,
+                capsize=2,
+                label=LABELS[model],
+            )
+            curves = found["curves"]
+            x = np.sqrt(curves["update"])
+            middle, half = np.array(curves["task 1"]), np.array(curves["task 1 half interval"])
+            below.plot(x, middle, color=colour(model))
+            below.fill_between(x, middle - half, middle + half, color=colour(model), alpha=0.2)
+            below.plot(x, curves["task 2"], color=colour(model), linestyle="--")
+        updates = [u for u in (0, 10, 40, 100, 200, 400, 1000, 3000) if u <= curves["update"][-1]]
+        below.set_xticks(np.sqrt(updates), updates, fontsize=7)
+        above.set(title=name, xlabel="Task 2 accuracy when first reached")
+        above.axhline(0, color="black", linewidth=0.6)
+        below.set(xlabel="update of Task 2 (square root)", ylim=(0, 1.02))
+        for ax in (above, below):
+            ax.grid(alpha=0.2)
+    axes[0, 0].set_ylabel("lost on Task 1 by then")
+    axes[0, 0].legend(fontsize=8)
+    axes[1, 0].set_ylabel("accuracy: Task 1 solid, Task 2 dashed")
+    figure.suptitle("What is lost by the time Task 2 is known this well; mean and 95 % interval")
+    return figure
+
+
+def known(found: dict[str, Any], level: float) -> bool:
+    """Whether at least half of the runs reached a level of Task 2 accuracy."""
+    reached = found["measures"].get(f"lost at {level}")
+    return (
+        bool(reached and reached["ci95"])
+        and reached["n"] >= found["measures"]["forgetting"]["n"] / 2
+    )
+
+
+def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
+    """Segregation and overlap, layer by layer, before and after each task."""
+    shown = [name for name in ("default", "four layers") if name in cases]
+    panels = (
+        ("information", "information_chance", "bits a unit's gate\nhas about the task"),
+        ("gap", "gap_chance", "mean gap |a - b|"),
+        ("overlap_tasks", "overlap_chance", "overlap of active sets\nacross tasks"),
+    )
+    figure, axes = plt.subplots(
+        len(shown), 3, figsize=(11, 3.4 * len(shown)), layout="constrained", squeeze=False
+    )
+    for row, name in enumerate(shown):
+        layers = range(1, cases[name]["config"]["relu"]["depth"] + 1)
+        for ax, (what, chance, text) in zip(axes[row], panels, strict=True):
+            for model in PAIR:
+                measures = cases[name]["models"][model]["measures"]
+                for checkpoint, line in LINES.items():
+                    values = [measures[f"{what}, layer {n}, {checkpoint}"] for n in layers]
+                    ax.errorbar(
+                        layers,
+                        [v["mean"] for v in values],
+                        yerr=np.transpose([bounds(v) for v in values]),
+                        color=colour(model),
+                        linestyle=line,
+                        marker="o",
+                        markersize=3,
+                        label=f"{LABELS[model]}, {checkpoint}",
+                    )
+                ax.plot(
+                    layers,
+                    [measures[f"{chance}, layer {n}, after Task 2"]["mean"] for n in layers],
+                    "x",
+                    color=colour(model),
+                    label=f"{LABELS[model]}, by chance, after Task 2",
+                )
+            ax.set(xlabel="hidden layer", ylabel=text, title=name)
+            ax.set_xticks(list(layers))
+            ax.grid(alpha=0.2)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
+    )
+    figure.suptitle("How differently the two tasks use each layer; mean and 95 % interval")
+    return figure
+
+
+def bars_figure(rows: Sequence[tuple[str, str, dict[str, Any]]], title: str, x: str) -> Figure:
+    """Estimates with intervals, one row each: (text, model whose colour it has, summary)."""
+    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
+    for y, (_, model, summary) in enumerate(reversed(rows)):
+        ax.errorbar(
+            [summary["mean"]],
+            [y],
+            xerr=np.transpose([bounds(summary)]),
+            color=colour(model),
+            marker="o",
+            capsize=3,
+        )
+    ax.set_yticks(range(len(rows)), [text for text, *_ in reversed(rows)], fontsize=8)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_ylim(-0.7, len(rows) - 0.3)
+    ax.set_xlabel(x)
+    ax.set_title(title, fontsize=10)
+    ax.grid(axis="x", alpha=0.2)
+    return figure
+
+
+def controls_figure(cases: dict[str, dict[str, Any]]) -> Figure:
+    """Forgetting and what the representation lost, for LWTA, ReLU and the controls."""
+    rows = []
+    for name, models in (
+        ("default", ("relu", "lwta", "random", "shifted")),
+        ("LWTA with 200 units", ("lwta",)),
+    ):
+        for model in models if name in cases else ():
+            measures = cases[name]["models"][model]["measures"]
+            text = LABELS[model] if name == "default" else name
+            rows.append((f"{text}: forgetting", model, measures["forgetting"]))
+            rows.append((f"{text}: lost by a refitted probe", model, measures["probe lost"]))
+    return bars_figure(
+        rows,
+        "Forgetting, and how much of it a linear probe on the final features still shows",
+        "loss of Task 1 accuracy, mean and 95 % interval",
+    )
+
+
+def explanations_figure(cases: dict[str, dict[str, Any]]) -> Figure:
+    """ReLU minus LWTA with and without what each explanation names."""
+    rows = [
+        (name, "lwta" if summary["mean"] > 0 else "relu", summary)
+        for name, case in cases.items()
+        if name.startswith("lr")
+        for summary in [case["relu_minus"]["lwta"]["forgetting"]]
+        if summary["ci95"]
+    ]
+    return bars_figure(
+        rows,
+        "What carries the effect of the optimiser? Each experiment takes one thing away",
+        "forgetting of ReLU minus LWTA, mean and 95 % interval",
+    )
+
+
+FIGURES = {
+    "matching_rule.png": matching_figure,
+    "layers.png": layers_figure,
+    "controls.png": controls_figure,
+    "explanations.png": explanations_figure,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is missing, analyse and draw; the exit status."""
+    parser = OneLineParser(
+        description="What competition does inside the network, over many paired seeds.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="*", metavar="CASE", help=f"cases: {'; '.join(CASES)}")
+    parser.add_argument(
+        "--n-seeds", type=int, default=None, help="at most so many seeds (default: as planned)"
+    )
+    parser.add_argument("--jobs", type=int, default=None, help="side by side (default: the cores)")
+    parser.add_argument("--data-dir", default=None, help="folder of the four MNIST files")
+    parser.add_argument(
+        "--finished-only",
+        action="store_true",
+        help="train nothing: results and figures from the units that the journals hold",
+    )
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in CASES:
+            raise InputError(f"{name}: no such case; there are {'; '.join(CASES)}")
+    if options.n_seeds is not None and options.n_seeds < 2:
+        raise InputError("--n-seeds must be 2 or more: one seed shows no difference")
+    check_writable(STUDY / "mechanism.json")
+    load_mnist(options.data_dir)
+
+    for name in options.names or CASES:
+        train_case(name, CASES[name], options)
+    finished_only = argparse.Namespace(**{**vars(options), "finished_only": True})
+    rows, seconds = [], 0.0
+    for name, case in CASES.items():
+        records = train_case(name, case, finished_only)
+        seconds += sum(record["seconds"] for record in records)
+        if records:
+            rows.append(analyse(name, case, records))
+    result = {
+        "schema": SCHEMA,
+        "name": "mechanism",
+        "question": "What does competition do inside the network?",
+        "command": "python3 study_mechanism.py",
+        "environment": environment(),
+        "core_seconds": seconds,
+        "cases": rows,
+    }
+    write_atomically(STUDY / "mechanism.json", to_json(result))
+    cases = {row["label"]: row for row in rows}
+    for file, draw in FIGURES.items():
+        save_figure(draw(cases), STUDY / file)
+    print(f"Wrote {STUDY / 'mechanism.json'}: {seconds / 3600:.2f} core-hours")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

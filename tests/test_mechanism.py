@@ -1,0 +1,236 @@
+"""The measures of what happens inside the networks, and that measuring changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import study_mechanism as mechanism
+from compete_to_compute import (
+    ACTIVATIONS,
+    MLP,
+    Config,
+    InputError,
+    Mnist,
+    cross_entropy_gradient,
+    initial_weights,
+    make_tasks,
+    train_model,
+)
+
+SMALL = {"hidden": 40, "train_per_class": 60, "test_per_task": 150, "epochs": 5}
+OPTIONS = argparse.Namespace(n_seeds=2, jobs=1, data_dir=None, finished_only=False)
+
+
+@pytest.mark.parametrize("model", ["relu", "lwta"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"restart_momentum": True, "weight_decay": 0.0},
+        {"head": "frozen", "target_loss": 0.3, "epochs": 20},
+        {"dropout": 0.2, "input_dropout": 0.1},
+    ],
+    ids=["default", "restarted", "frozen", "dropout"],
+)
+def test_a_followed_run_is_the_plain_run_bit_by_bit(
+    changes: dict, model: str, mnist: Mnist
+) -> None:
+    case = mechanism.Case({**SMALL, **changes})
+    plain = train_model(case.config(model), ACTIVATIONS[model], 3, mnist).record
+    followed = mechanism.train_observed(case, model, 3, None).record
+    assert followed["status"] == "ok"
+    assert {name: followed[name] for name in ("accuracy_matrix", "epochs", "forgetting")} == {
+        name: plain[name] for name in ("accuracy_matrix", "epochs", "forgetting")
+    }
+    assert followed["trajectory"][0] == [0, *plain["accuracy_matrix"][1]]
+
+
+def test_what_a_case_does_differently_is_done_in_task_2_alone(mnist: Mnist) -> None:
+    def matrix(**more: object) -> list:
+        case = mechanism.Case(SMALL, **more)
+        return mechanism.train_observed(case, "relu", 0, None).record["accuracy_matrix"]
+
+    plain, ramp, slow = matrix(), matrix(ramp=10), matrix(second_lr=1e-6)
+    assert plain[:2] == ramp[:2] == slow[:2]
+    assert plain[2] != ramp[2]
+    assert slow[2][1] < plain[2][1] - 0.2, "what is left of momentum teaches little"
+
+
+def test_the_learning_rate_ramps_over_the_first_updates_of_task_2() -> None:
+    case, config = mechanism.Case(ramp=4), Config(lr=0.1)
+    rates = [mechanism.learning_rate(case, config, 2, update) for update in range(1, 7)]
+    assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+    assert mechanism.learning_rate(case, config, 1, 1) == 0.1
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_a_random_winner_is_one_unit_a_block_whatever_its_pre_activation(k: int) -> None:
+    z = np.random.default_rng(0).standard_normal((8 * k, 500))
+    before, gate = z.copy(), np.empty_like(z)
+    mechanism.random_winner(z, gate, k, np.random.default_rng(1))
+    assert (gate.reshape(8, k, -1).sum(axis=1) == 1).all()
+    assert (z == before * gate).all()
+    largest = before.reshape(8, k, -1).argmax(axis=1) == gate.reshape(8, k, -1).argmax(axis=1)
+    assert largest.mean() == pytest.approx(1 / k, abs=0.04)
+
+
+def test_shifted_biases_hold_the_share_of_active_units(mnist: Mnist) -> None:
+    case = mechanism.Case({**SMALL, "epochs": 30})
+    record, plain = (
+        mechanism.train_observed(case, model, 0, None).record for model in ("shifted", "relu")
+    )
+    for layer in (0, 1):
+        assert record["layers"][2][layer]["activity"] == pytest.approx(0.5, abs=0.05)
+    first = [of["layers"][2][0]["activity"] for of in (plain, record)]
+    assert first[0] < first[1] - 0.02
+
+
+def test_measures_of_units_that_belong_to_one_task_each() -> None:
+    task_of = np.repeat([0, 1], 100)
+    digits = np.concatenate([np.tile([0, 1], 50), np.tile([5, 6], 50)])
+    own = np.stack([task_of == 0, task_of == 1] * 5)
+    found = mechanism.layer_measures(own, task_of, digits)
+    assert found["activity"] == 0.5
+    assert (found["gap"], found["information"]) == pytest.approx((1, 1))
+    assert found["gap_chance"] < 0.2
+    assert found["information_chance"] < 0.03
+    assert (found["overlap_class"], found["overlap_task"], found["overlap_tasks"]) == (1, 1, 0)
+
+
+def test_measures_of_units_that_know_nothing_of_the_task_are_what_chance_gives() -> None:
+    gates = np.random.default_rng(0).random((400, 600)) < 0.3
+    task_of = np.repeat([0, 1], 300)
+    found = mechanism.layer_measures(gates, task_of, np.arange(600) % 10)
+    assert found["gap"] == pytest.approx(found["gap_chance"], rel=0.1)
+    assert found["information"] == pytest.approx(found["information_chance"], rel=0.15)
+    for name in ("overlap_class", "overlap_task", "overlap_tasks"):
+        assert found[name] == pytest.approx(found["overlap_chance"], rel=0.02)
+    # Independent units at p: p^2 / (2p - p^2) = .3 / 1.7.
+    assert found["overlap_chance"] == pytest.approx(0.3 / 1.7, rel=0.01)
+
+
+def test_changed_gates_and_weights_on_worked_examples() -> None:
+    before = np.array([[1, 1], [0, 0], [1, 0], [0, 1]], bool)  # two blocks, two images
+    after = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], bool)  # a winner changed on the second
+    found = mechanism.changed_gates(before, after)
+    assert found["gates"] == 0.25  # one block of four
+    assert found["replaced"] == pytest.approx((0 + 2 / 3) / 2)
+
+    normal = np.random.default_rng(0).standard_normal((500, 400))
+    nothing = np.zeros_like(normal)
+    assert mechanism.changed_weights(nothing, normal)["carrying"] == pytest.approx(0.445, abs=0.003)
+    half = np.concatenate([nothing, nothing + 1])
+    found = mechanism.changed_weights(np.zeros_like(half), half)
+    assert found["untouched"] == 0.5
+    assert found["carrying"] == pytest.approx(0.45, abs=0.001)
+
+
+def network_of(config: Config, seed: int, mnist: Mnist, dtype: type = np.float32) -> tuple:
+    tasks, live = make_tasks(config, seed, mnist)
+    start = initial_weights(config, seed)
+    network = MLP([start[0][live], *start[1:]], ACTIVATIONS["lwta"], 2, dtype)
+    return network, tasks
+
+
+def test_the_probe_reads_what_the_head_has_lost_and_not_what_the_features_have(
+    mnist: Mnist,
+) -> None:
+    config = Config(**{**SMALL, "train_per_class": 200})
+    network, tasks = network_of(config, 0, mnist)
+    random_features = mechanism.probe_accuracy(network, tasks[0])
+    assert random_features > 0.65
+    network.weights[-1][:] = 0  # a lost head
+    assert mechanism.probe_accuracy(network, tasks[0]) == random_features
+    network.weights[1][:, :-1] = 0  # lost features
+    assert mechanism.probe_accuracy(network, tasks[0]) < 0.4
+
+
+def test_sharpness_is_the_largest_eigenvalue_of_the_hessian(
+    mnist: Mnist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mechanism, "POWER_ITERATIONS", 60)
+    config = Config(hidden=4, depth=1, train_per_class=10, test_per_task=20)
+    network, (task, _) = network_of(config, 0, mnist, np.float64)
+    # Few pixels, so that the whole Hessian can be had.
+    kept = np.argsort(task.train_inputs[:, :-1].var(axis=0))[-6:]
+    inputs = np.append(task.train_inputs[:, kept], np.ones((len(task.train_inputs), 1)), axis=1)
+    task = replace(task, train_inputs=inputs.astype(np.float32))
+    rng = np.random.default_rng(2)
+    network = MLP(
+        [rng.standard_normal((6, 4)), rng.standard_normal((4, 10))],
+        *(ACTIVATIONS["lwta"], 2, np.float64),
+    )
+    start = network.parameters.copy()
+
+    def gradient(parameters: np.ndarray) -> np.ndarray:
+        network.parameters[:] = parameters
+        logits = network.forward(inputs, task.classes)
+        network.backward(inputs, task.classes, cross_entropy_gradient(logits, task.train_labels))
+        return network.gradient.copy()
+
+    steps = 1e-5 * np.eye(len(start))
+    hessian = np.array([(gradient(start + s) - gradient(start - s)) / 2e-5 for s in steps])
+    network.parameters[:] = start
+    largest, norm = mechanism.sharpness(network, task)
+    assert largest == pytest.approx(np.linalg.eigvalsh((hessian + hessian.T) / 2)[-1], rel=0.02)
+    assert norm == pytest.approx(np.linalg.norm(gradient(start)), rel=1e-5)
+
+
+def test_what_is_lost_at_a_level_is_read_where_the_level_is_first_reached() -> None:
+    trajectory = [[0, 0.9, 0.1], [2, 0.8, 0.6], [4, 0.85, 0.55], [6, 0.7, 0.9]]
+    assert mechanism.lost_at(trajectory, 0.5) == pytest.approx(0.1)
+    assert mechanism.lost_at(trajectory, 0.7) == pytest.approx(0.2)
+    assert mechanism.lost_at(trajectory, 0.95) is None
+
+
+def test_correlation_with_its_interval() -> None:
+    # r = .5 from 40 pairs: tanh(atanh(.5) +- 1.96 / sqrt(37)) = .2233 to .7022.
+    rng = np.random.default_rng(0)
+    x, y = np.linalg.qr(rng.standard_normal((40, 3)))[0][:, :2].T
+    x, y = x - x.mean(), y - y.mean()
+    y = y - x * (x @ y) / (x @ x)
+    y = 0.5 * x / np.linalg.norm(x) + np.sqrt(0.75) * y / np.linalg.norm(y)
+    found = mechanism.correlation(x, y)
+    assert found["r"] == pytest.approx(0.5)
+    assert found["ci95"] == pytest.approx([0.2233, 0.7022], abs=1e-4)
+
+
+def test_cases_resume_and_end_in_results_and_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mechanism, "STUDY", tmp_path)
+    cases = {
+        "default": mechanism.Case(SMALL, models=("relu", "lwta", "random", "shifted"), seeds=3),
+        "four layers": mechanism.Case({**SMALL, "depth": 3}, seeds=3),
+        "LWTA with 200 units": mechanism.Case(SMALL, of_model={"lwta": {"hidden": 20}}, seeds=3),
+        "lr 0.05, momentum 0": mechanism.Case({**SMALL, "momentum": 0.5}, seeds=3),
+    }
+    monkeypatch.setattr(mechanism, "CASES", cases)
+    assert mechanism.main(["--n-seeds", "2", "--jobs", "2"]) == 0
+
+    def train_nothing(*_: object) -> None:
+        raise AssertionError("everything is in the journals")
+
+    saved = json.loads((tmp_path / "mechanism.json").read_text())
+    monkeypatch.setattr(mechanism, "train_observed", train_nothing)
+    assert mechanism.main(["--n-seeds", "2"]) == 0
+    assert json.loads((tmp_path / "mechanism.json").read_text())["cases"] == saved["cases"]
+    default = saved["cases"][0]
+    assert default["seeds_run"] == 2
+    assert default["seeds_planned"] == 3
+    assert set(default["relu_minus"]) == {"lwta", "random", "shifted"}
+    for name in mechanism.FIGURES:
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_unknown_cases_are_refused() -> None:
+    with pytest.raises(InputError, match="nonsense"):
+        mechanism.main(["nonsense"])
+    with pytest.raises(InputError, match="--n-seeds"):
+        mechanism.main(["--n-seeds", "1"])
