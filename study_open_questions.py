@@ -740,16 +740,26 @@ def saved_groups() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
+CHOICES = ("dropout-rate", "paper")  # groups that only choose a setting
+
+
 def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
-    """One row per condition: ReLU minus LWTA with its interval, sorted."""
-    rows = []
+    """One row per condition: ReLU minus LWTA with its interval, sorted.
+
+    A condition that stands in two groups is shown once, and those that only choose a setting for
+    another group are not.
+    """
+    rows, seen = [], set()
     for result in results:
         for row in result["conditions"]:
-            difference = row["aggregate"]["pairs"][0]["difference"]
-            if difference["ci95"] is not None:
-                name = result["name"]
-                text = name if row["label"] == name else f"{name}: {row['label']}"
-                rows.append((difference["mean"], difference["ci95"], f"{text} (n = {row['n']})"))
+            difference = pair_of(row)["difference"]
+            key = json.dumps([[row["config"][model] for model in PAIR], row["first_seed"]])
+            if difference["ci95"] is None or key in seen or result["name"] in CHOICES:
+                continue
+            seen.add(key)
+            name = result["name"]
+            text = name if row["label"] == name else f"{name}: {row['label']}"
+            rows.append((difference["mean"], difference["ci95"], f"{text} (n = {row['n']})"))
     rows.sort()
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.19 * len(rows)), layout="constrained")
     for y, (mean, (low, high), _) in enumerate(rows):
@@ -759,8 +769,8 @@ def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [text for *_, text in rows], fontsize=7)
     axes.set_ylim(-1, len(rows))
-    axes.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval")
-    axes.set_title(
+    axes.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval, not adjusted")
+    figure.suptitle(
         "Where LWTA forgets less (blue), ReLU does (orange), or neither is shown (grey)",
         fontsize=10,
     )
