@@ -48,7 +48,6 @@ from compete_to_compute import (
     History,
     InputError,
     Journal,
-    Mnist,
     OneLineParser,
     Run,
     Task,
@@ -171,6 +170,16 @@ class Checkpoint:
     gates: list[np.ndarray]  # per hidden layer (units, images of Task 1, then of Task 2), bool
 
 
+@dataclass
+class Observed:
+    """What a run showed. `trajectory` has a row (update of Task 2, accuracy on Task 1, on Task 2)
+    from the switch on; a checkpoint is before training and after each task."""
+
+    history: History = field(default_factory=lambda: History(np.zeros(0)))
+    trajectory: list[list[float]] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+
+
 def take_checkpoint(network: MLP, tasks: Sequence[Task]) -> Checkpoint:
     """Copy the parameters and run all test images."""
     pieces = []
@@ -200,42 +209,29 @@ def train_observed(case: Case, model: str, seed: int, data_dir: str | None) -> R
     tasks, live = make_tasks(config, seed, mnist)
     start = initial_weights(config, seed)
     network = MLP([start[0][live], *start[1:]], activation_of(model, seed), config.k)
-    history = History(np.zeros(0))
-    trajectory: list[list[float]] = []
-    checkpoints: list[Checkpoint] = []
+    observed, failure = Observed(), None
     measures: dict[str, Any] = {}
-    failure = None
     try:
         # What overflows is found by `check_finite`.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            train_tasks(case, config, network, tasks, seed, history, trajectory, checkpoints)
+            train_tasks(case, config, network, tasks, seed, observed)
+        measures = measure(config, network, tasks, observed.checkpoints)
     except Diverged as error:
         failure = str(error)
-    else:
-        measures = measure(config, network, tasks, live, checkpoints, mnist)
-    record = unit_record(config, network.activation, seed, history, failure, tasks)
-    record |= {"trajectory": trajectory, **measures}
+    record = unit_record(config, network.activation, seed, observed.history, failure, tasks)
+    record |= {"trajectory": observed.trajectory, **measures}
     return Run(record, [], {}, time.perf_counter() - began)
 
 
 def train_tasks(
-    case: Case,
-    config: Config,
-    network: MLP,
-    tasks: Sequence[Task],
-    seed: int,
-    history: History,
-    trajectory: list[list[float]],
-    checkpoints: list[Checkpoint],
+    case: Case, config: Config, network: MLP, tasks: Sequence[Task], seed: int, observed: Observed
 ) -> None:
-    """Both tasks in turn; fills the last three arguments. Raises `Diverged`.
-
-    `trajectory` has a row (update of Task 2, accuracy on Task 1, on Task 2) from the switch on.
-    """
+    """Both tasks in turn, as `train_phases` does it; fills `observed`, raises `Diverged`."""
+    history, trajectory = observed.history, observed.trajectory
     batches = np.random.default_rng(seed + PAIRED_BATCH_STREAM)
     dropout = [np.random.default_rng([seed, s]) for s in (DROPOUT_STREAM, INPUT_DROPOUT_STREAM)]
     history.matrix.append(evaluate(network, tasks))
-    checkpoints.append(take_checkpoint(network, tasks))
+    observed.checkpoints.append(take_checkpoint(network, tasks))
     for number, task in enumerate(tasks, start=1):
         if config.head == "frozen" or config.restart_momentum:
             network.velocity[:] = 0
@@ -261,7 +257,7 @@ def train_tasks(
         history.matrix.append(evaluate(network, tasks))
         history.epochs.append(epoch)
         check_finite(history.matrix[-1], "test accuracy", number, epoch)
-        checkpoints.append(take_checkpoint(network, tasks))
+        observed.checkpoints.append(take_checkpoint(network, tasks))
 
 
 def learning_rate(case: Case, config: Config, task: int, update: int) -> float:
@@ -275,57 +271,53 @@ def learning_rate(case: Case, config: Config, task: int, update: int) -> float:
 
 
 def measure(
-    config: Config,
-    network: MLP,
-    tasks: Sequence[Task],
-    live: np.ndarray,
-    checkpoints: Sequence[Checkpoint],
-    mnist: Mnist,
+    config: Config, network: MLP, tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]
 ) -> dict[str, Any]:
     """Everything that one finished run is asked, layer by layer and checkpoint by checkpoint."""
     digits = np.concatenate([task.classes[task.test_labels] for task in tasks])
     task_of = np.repeat([0, 1], [len(task.test_labels) for task in tasks])
     first_images = task_of == 0
-    layers = [
-        [layer_measures(gates, task_of, digits) for gates in checkpoint.gates]
-        for checkpoint in checkpoints
-    ]
-    changed = [
-        changed_gates(before[:, first_images], after[:, first_images])
-        for before, after in zip(checkpoints[1].gates, checkpoints[2].gates, strict=True)
-    ]
-    final = network.parameters.copy()
-    weights, probes, curvature = [], {}, {}
-    for layer, (before, after) in enumerate(
-        zip(views(network, checkpoints[1]), views(network, checkpoints[2]), strict=True)
-    ):
-        if layer < config.depth:
-            weights.append(changed_weights(before[:, :-1], after[:, :-1]))
+    _, after_first, after_second = checkpoints
+    measures: dict[str, Any] = {
+        "layers": [
+            [layer_measures(gates, task_of, digits) for gates in checkpoint.gates]
+            for checkpoint in checkpoints
+        ],
+        "changed": [
+            changed_gates(before[:, first_images], after[:, first_images])
+            for before, after in zip(after_first.gates, after_second.gates, strict=True)
+        ],
+        "weights": [
+            changed_weights(before[:, :-1], after[:, :-1])
+            for before, after in zip(
+                *(
+                    hidden_weights(network, checkpoint)
+                    for checkpoint in (after_first, after_second)
+                ),
+                strict=True,
+            )
+        ],
+        "probe": {},
+        "switch": {},
+    }
     for name, checkpoint in zip(CHECKPOINTS[1:], checkpoints[1:], strict=True):
         network.parameters[:] = checkpoint.parameters
-        probes[name] = probe_accuracy(network, tasks[0])
-        if name == "after Task 1":
-            curvature = {
-                f"{what} of Task {number}": value
-                for number, task in enumerate(tasks, start=1)
-                for what, value in zip(
-                    ("sharpness", "gradient norm"), sharpness(network, task), strict=True
-                )
-            }
-    network.parameters[:] = final
-    return {
-        "layers": layers,
-        "changed": changed,
-        "weights": weights,
-        "probe": probes,
-        "switch": curvature,
-    }
+        measures["probe"][name] = probe_accuracy(network, tasks[0])
+    network.parameters[:] = after_first.parameters
+    for number, task in enumerate(tasks, start=1):
+        largest, norm = sharpness(network, task)
+        measures["switch"] |= {
+            f"sharpness of Task {number}": largest,
+            f"gradient norm of Task {number}": norm,
+        }
+    network.parameters[:] = after_second.parameters
+    return measures
 
 
-def views(network: MLP, checkpoint: Checkpoint) -> list[np.ndarray]:
-    """A checkpoint's weights, layer by layer, (outputs, inputs + 1)."""
+def hidden_weights(network: MLP, checkpoint: Checkpoint) -> list[np.ndarray]:
+    """A checkpoint's hidden layers, each (units, inputs + 1)."""
     network.parameters[:] = checkpoint.parameters
-    return [weights.copy() for weights in network.weights]
+    return [weights.copy() for weights in network.weights[:-1]]
 
 
 def layer_measures(gates: np.ndarray, task_of: np.ndarray, digits: np.ndarray) -> dict[str, float]:

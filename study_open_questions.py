@@ -190,16 +190,18 @@ GROUPS = {
         tuple(
             Condition(
                 f"k {k}, {name}",
-                of_model={"lwta": {"k": k, **changes}},
+                shared,
+                {"lwta": {"k": k, **changes}},
                 against=None if (k, name) == (2, "equal units") else "k 2, equal units",
             )
             for k in (2, 4, 8, 16)
-            for name, changes in (
-                ("equal units", {}),
-                ("equal active units", {"hidden": 200 * k}),
-                ("equal units, scaled start", {"init_scale": scaled(k)}),
+            for name, shared, changes in (
+                ("equal units", {}, {}),
+                ("equal units, scaled start", {}, {"init_scale": scaled(k)}),
+                ("equal active units", {}, {"hidden": 200 * k}),
+                ("equal active units, ReLU as wide", {"hidden": 200 * k}, {}),
             )
-            # For k = 2 all three are the same network.
+            # For k = 2 all four are the same networks.
             if k > 2 or name == "equal units"
         ),
     ),
@@ -508,7 +510,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing of one group and write study/NAME.json."""
     group = GROUPS[name]
-    rows, core_seconds = [], 0.0
+    rows, core_seconds, planned = [], 0.0, 0.0
     runs_of: dict[str, Sequence[Run]] = {}
     for number, condition in enumerate(group.conditions, start=1):
         count = min(condition.seeds, options.n_seeds or condition.seeds)
@@ -516,7 +518,10 @@ def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
         if not options.finished_only:
             print(f"{name} {number}/{len(group.conditions)}: {condition.label}, {count} seeds")
         runs = train_condition(condition, seeds, options)
-        core_seconds += sum(run.seconds for run in runs)
+        seconds = sum(run.seconds for run in runs)
+        core_seconds += seconds
+        units = condition.seeds * len(condition.activations)
+        planned += seconds * units / max(len(runs), 1)
         rows.append(condition_row(condition, runs))
         runs_of[condition.label] = runs
     for condition, row in zip(group.conditions, rows, strict=True):
@@ -535,6 +540,7 @@ def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "command": f"python3 study_open_questions.py {name}",
         "environment": environment(),
         "core_seconds": core_seconds,
+        "core_seconds_planned": planned,
         "conditions": rows,
     }
     if group.pooled:
@@ -589,8 +595,8 @@ def group_table(result: dict[str, Any]) -> str:
     for row in result["conditions"]:
         pair = pair_of(row)
         difference = pair["difference"]
-        if not difference["n"] and not any(pair["failed"].values()):
-            continue  # joint training forgets nothing
+        if row["config"]["relu"]["joint"]:
+            continue  # it forgets nothing
         models = row["aggregate"]["models"]
         cells = [row["label"], pairs_text(row)]
         cells += [estimate(models[model]["forgetting"], "").partition(" ")[0] for model in PAIR]

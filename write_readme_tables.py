@@ -19,9 +19,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from compete_to_compute import InputError, label, run_script, write_atomically
+from compete_to_compute import STATUSES, InputError, label, run_script, write_atomically
 from study_mechanism import LABELS
-from study_open_questions import estimate, group_report, markdown, outcome, pair_of, saved_groups
+from study_open_questions import (
+    estimate,
+    group_report,
+    markdown,
+    outcome,
+    pair_of,
+    paper_table,
+    saved_groups,
+)
 
 ROOT = Path(__file__).resolve().parent
 
@@ -467,6 +475,87 @@ def study_claims() -> str:
     return markdown(["claim or expectation", "measured", "verdict"], rows)
 
 
+# What a reader should know first: a text, the group, and its condition or each seed's mean.
+FINDINGS = (
+    ("The published split of the digits", "default", "default"),
+    ("Twelve splits, each seed's mean", "partition", "pooled"),
+    ("Ten other splits, other seeds, each seed's mean", "partition-again", "pooled"),
+    ("Five tasks of two digits", "five-task", "01 23 45 67 89"),
+    ("Four layers instead of two", "depth", "depth 4"),
+    ("Blocks of 8, as many units", "block", "k 8, equal units"),
+    (
+        "Blocks of 8, as many active units, ReLU as wide",
+        "block",
+        "k 8, equal active units, ReLU as wide",
+    ),
+    ("Next to LWTA's edge of divergence", "optimiser", "lr 0.05, momentum 0.95"),
+    ("No momentum, other seeds", "momentum", "lr 0.05, momentum 0.0"),
+    ("Momentum 0.95, other seeds", "momentum", "lr 0.02, momentum 0.95"),
+    ("Dropout 0.5, input 0.2", "dropout", "hidden 0.5, input 0.2"),
+    ("Ten digits, then permuted, 5 epochs", "permuted", "ten digits, then permuted, 5 epochs"),
+    ("Ten digits, then permuted, 50 epochs", "permuted", "ten digits, then permuted, 50 epochs"),
+    ("1024x3, 50 epochs", "scale", "1024x3, 50 epochs"),
+)
+
+
+def findings() -> str:
+    """The study in one table: ReLU minus LWTA where it matters most."""
+    groups = {result["name"]: result for result in saved_groups()}
+    rows = []
+    for text, name, where in FINDINGS:
+        if name not in groups:
+            continue
+        if where == "pooled":
+            pair = groups[name]["pooled"]
+            forgetting = pair["forgetting"]
+        else:
+            row = next(row for row in groups[name]["conditions"] if row["label"] == where)
+            pair = pair_of(row)
+            models = row["aggregate"]["models"]
+            forgetting = {model: models[model]["forgetting"] for model in ("relu", "lwta")}
+        rows.append(
+            [
+                text,
+                *(estimate(forgetting[m], "").partition(" ")[0] for m in ("relu", "lwta")),
+                estimate(pair["difference"]),
+                f"{pair['wins']} of {pair['difference']['n']}",
+                (pair["verdict"] or "").partition(":")[0],
+            ]
+        )
+    head = ["forgetting", "ReLU", "LWTA", "ReLU minus LWTA, 95 % interval", "LWTA's wins"]
+    return markdown([*head, "verdict"], rows)
+
+
+def paper() -> str:
+    """The paper's table beside ours, and where our grid comes closest to its gap."""
+    text = paper_table(study("paper-chosen"))
+    rows = study("paper")["conditions"]
+
+    def error(row: dict[str, Any], model: str) -> float:
+        """Task 1's mean test error after Task 2, in %; below zero where no run trained."""
+        mean = row["first_task_kept"][model]["mean"]
+        return -1.0 if mean is None else 100 * (1 - mean)
+
+    def tell(row: dict[str, Any]) -> str:
+        return ", ".join(
+            f"{label(model)} {error(row, model):.1f} %"
+            if totals["ok"]
+            else f"{label(model)} fails"
+            if sum(totals[status] for status in STATUSES)
+            else f"{label(model)} not run"
+            for model, totals in row["aggregate"]["models"].items()
+        )
+
+    worst = max(rows, key=lambda row: error(row, "relu"))
+    both = [row for row in rows if min(error(row, "relu"), error(row, "lwta")) >= 0]
+    widest = max(both, key=lambda row: error(row, "relu") - error(row, "lwta"))
+    return (
+        f"{text}\n\nIn the grid of learning rate and momentum, ReLU's error after Task 2 comes "
+        f"closest to the paper's at {worst['label']}: {tell(worst)}. Where both train, the widest "
+        f"gap in LWTA's favour is at {widest['label']}: {tell(widest)}."
+    )
+
+
 def momentum() -> str:
     """The effect without and with much momentum, on fresh seeds."""
     rows = study("momentum")["conditions"]
@@ -492,11 +581,15 @@ def momentum() -> str:
 def open_questions() -> str:
     """The groups of the study, each with its outcome in a line and its tables folded."""
     results = saved_groups()
-    hours = sum(result["core_seconds"] for result in results) / 3600
+    spent, planned = (
+        sum(result[key] for result in results) / 3600
+        for key in ("core_seconds", "core_seconds_planned")
+    )
     parts = [
         f"{len(results)} groups, {sum(len(r['conditions']) for r in results)} conditions, "
-        f"{hours:.1f} core-hours of training on {results[0]['environment']['processor']} "
-        "(a model that two groups share is counted in both)."
+        f"{spent:.1f} core-hours of training so far on {results[0]['environment']['processor']}; "
+        f"every seed planned takes about {planned:.0f} (a model that two groups share is counted "
+        "in both)."
     ]
     for result in results:
         hours = result["core_seconds"] / 3600
@@ -705,6 +798,7 @@ def controls() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "answer": answer,
+        "findings": findings,
         "momentum": momentum,
         "seed_0": seed_0,
         "ten_seeds": ten_seeds,

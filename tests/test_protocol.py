@@ -665,3 +665,14 @@ def test_input_dropout_changes_no_draw_of_hidden_dropout(
     half = len(masks) // 2
     for alone, beside in zip(masks[:half], masks[half:], strict=True):
         np.testing.assert_array_equal(alone, beside)
+
+
+def test_an_activation_of_one_s_own_takes_a_few_lines_and_trains(mnist: Mnist) -> None:
+    def leaky(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+        gate[:] = np.where(z > 0, 1, 0.1)
+        z *= gate
+
+    config = replace(TINY, epochs=6)
+    record = ctc.train_model(config, Activation("leaky", "leaky ReLU", leaky, 400), 0, mnist).record
+    assert record["status"] == "ok"
+    assert record["accuracy_matrix"][2][1] > 0.7
