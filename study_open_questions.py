@@ -775,7 +775,7 @@ def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [text for *_, text in rows], fontsize=7)
     axes.set_ylim(-1, len(rows))
-    axes.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval, not adjusted")
+    axes.set_xlabel("forgetting of ReLU minus LWTA, 95 % interval, unadjusted")
     figure.suptitle(
         "Where LWTA forgets less (blue), ReLU does (orange), or neither is shown (grey)",
         fontsize=10,
