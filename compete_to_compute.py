@@ -1562,37 +1562,50 @@ def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
 
 
 def print_headline(seed: int, records: Sequence[dict[str, Any]]) -> None:
-    """What one seed shows, a column per model: with two tasks, the published table."""
+    """What one seed shows, a column per model, and what to keep in mind about it."""
     print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
+    for text, cells in headline_rows(records):
+        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+    for line in caveats(records):
+        print(line)
+
+
+def headline_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """What one seed shows, a text and a cell per model: with two tasks, the published table."""
     complete = [r if r["status"] != "diverged" else None for r in records]
     matrices = [r["accuracy_matrix"] if r else None for r in complete]
     tasks = max(len(r["accuracy_matrix"][0]) for r in records)
     joint = all(m is None or len(m) == 2 for m in matrices) and tasks > 1
+    rows = []
 
-    def line(text: str, values: Iterable[float | None], digits: str) -> None:
-        cells = ("-" if value is None else format(value, digits) for value in values)
-        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+    def add(text: str, values: Iterable[float | None], digits: str) -> None:
+        rows.append((text, ["-" if value is None else format(value, digits) for value in values]))
 
     if joint:
-        line("Average accuracy, all tasks at once", averages(complete), ".1%")
+        add("Average accuracy, all tasks at once", averages(complete), ".1%")
     else:
-        line("Task 1 accuracy after Task 1", (m and m[1][0] for m in matrices), ".1%")
+        add("Task 1 accuracy after Task 1", (m and m[1][0] for m in matrices), ".1%")
     if tasks > 1 and not joint:
         several = " (mean over tasks)" if tasks > 2 else ""
-        line(f"Task 1 accuracy after Task {tasks}", (m and m[-1][0] for m in matrices), ".1%")
-        line(f"Forgetting{several}", (r and r["forgetting"] for r in complete), ".3f")
-        line(
-            f"Task {tasks} accuracy after Task {tasks}", (m and m[-1][-1] for m in matrices), ".1%"
-        )
+        add(f"Task 1 accuracy after Task {tasks}", (m and m[-1][0] for m in matrices), ".1%")
+        add(f"Forgetting{several}", (r and r["forgetting"] for r in complete), ".3f")
+        add(f"Task {tasks} accuracy after Task {tasks}", (m and m[-1][-1] for m in matrices), ".1%")
     if tasks > 2 and not joint:
-        line("Average accuracy", averages(complete), ".1%")
+        add("Average accuracy", averages(complete), ".1%")
+    return rows
+
+
+def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Which of one seed's runs failed, or ended a task short of its target loss."""
+    lines = []
     for record in records:
+        model = label(record["model"])
         if record["status"] != "ok":
-            print(f"{label(record['model'])} {record['status']}: {record['failure']}.")
-            print("  What it forgets means nothing.")
+            lines.append(f"{model} {record['status']}: {record['failure']}.")
+            lines.append("  What it forgets means nothing.")
         missed = [i for i, ok in enumerate(record["target_reached"] or [], start=1) if not ok]
-        for task in missed:
-            print(f"{label(record['model'])} did not reach --target-loss on task {task}.")
+        lines += [f"{model} did not reach --target-loss on task {task}." for task in missed]
+    return lines
 
 
 def averages(records: Iterable[dict[str, Any] | None]) -> list[float | None]:
