@@ -8,7 +8,8 @@
     python3 visualize_compete_to_compute.py
 
 reads viz/snapshots.npz and writes viz/*.png. Where results.json holds several seeds, it also draws
-each seed's forgetting, viz/seeds.png. Only these files are needed, not MNIST.
+each seed's forgetting, viz/seeds.png. Only these files are needed, not MNIST. With --html it also
+writes viz/report.html, one page with its figures and tables, and the study's where study/ is there.
 """
 
 from __future__ import annotations
@@ -365,8 +366,8 @@ def load_sweep(path: Path) -> dict[str, Any] | None:
     """results.json, or None where there is none; `InputError` if it is not one of ours."""
     try:
         results = json.loads(path.read_text())
-        if not {"per_seed", "aggregate"} <= results.keys():
-            raise ValueError("no per_seed and aggregate in it")
+        if missing := {"config", "environment", "per_seed", "aggregate"} - results.keys():
+            raise ValueError(f"no {' and '.join(sorted(missing))} in it")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError) as error:
@@ -395,23 +396,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--snapshots", type=Path, default=Path("viz/snapshots.npz"), help="what a run saved"
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results.json"), help="of a sweep, for seeds.png"
+        "--results",
+        type=Path,
+        default=Path("results.json"),
+        help="of the run, for seeds.png and --html",
     )
     parser.add_argument("--out-dir", type=Path, default=Path("viz"), help="folder of the figures")
+    parser.add_argument(
+        "--html", action="store_true", help="also write report.html there: figures and tables"
+    )
     options = parser.parse_args(arguments)
     snapshots = load_snapshots(options.snapshots)
     sweep = load_sweep(options.results)
     check_writable(options.out_dir / "training_curves.png")
+    page = options.out_dir / "report.html"
+    if options.html:
+        check_writable(page)
 
-    save_figure(training_curves(snapshots), options.out_dir / "training_curves.png")
+    figures = {"training_curves": training_curves(snapshots)}
     if any(len(switches(snapshots, model)) for model in snapshots.models):
-        save_figure(forgetting_bar(snapshots), options.out_dir / "forgetting_bar.png")
-    for model in snapshots.models:
-        save_figure(receptive_fields(snapshots, model), options.out_dir / f"W1_{model}.png")
-    save_figure(winner_frequency(snapshots), options.out_dir / "winner_freq.png")
-    seeds = seeds_figure(sweep) if sweep else None
-    if seeds:
-        save_figure(seeds, options.out_dir / "seeds.png")
+        figures["forgetting_bar"] = forgetting_bar(snapshots)
+    figures |= {f"W1_{model}": receptive_fields(snapshots, model) for model in snapshots.models}
+    figures["winner_freq"] = winner_frequency(snapshots)
+    if sweep and (seeds := seeds_figure(sweep)):
+        figures["seeds"] = seeds
+    paths = [options.out_dir / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        save_figure(figure, path)
+    if options.html:
+        from report_compete_to_compute import write_report
+
+        write_report(page, snapshots, sweep, paths)
     return 0
 
 
