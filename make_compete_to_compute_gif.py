@@ -13,7 +13,6 @@ reads viz/snapshots.npz and writes compete_to_compute.gif.
 
 from __future__ import annotations
 
-import argparse
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from compete_to_compute import OneLineParser, check_writable, run_script, write_atomically
-from visualize_compete_to_compute import Snapshots, draw_curves, load_snapshots, mark_switches
+from visualize_compete_to_compute import (
+    SNAPSHOTS,
+    Snapshots,
+    draw_curves,
+    load_snapshots,
+    mark_switches,
+)
 
 FRAME_MS, HOLD_MS = 450, 3000
 WIDTH, HEIGHT, DPI = 750, 440, 100  # pixels
@@ -62,19 +67,24 @@ def draw_frame(snapshots: Snapshots, until: int) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the animation; the exit status."""
     parser = OneLineParser(
-        description="Animate the test accuracies of a saved run.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+        description="Animate the test accuracies of a saved run.", allow_abbrev=False
     )
     parser.add_argument(
-        "--snapshots", type=Path, default=Path("viz/snapshots.npz"), help="what a run saved"
+        "--snapshots", type=Path, default=SNAPSHOTS, help=f"what a run saved (default: {SNAPSHOTS})"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("compete_to_compute.gif"), help="the animation"
+        "--out",
+        type=Path,
+        default=None,
+        help="the animation (default: compete_to_compute.gif; for --snapshots NAME.npz, NAME.gif)",
     )
     options = parser.parse_args(arguments)
     snapshots = load_snapshots(options.snapshots)
-    check_writable(options.out)
+    out = options.out or Path("compete_to_compute.gif")
+    if options.out is None and options.snapshots != SNAPSHOTS:
+        # The animation of another run does not take the place of the usual one.
+        out = options.snapshots.with_suffix(".gif")
+    check_writable(out)
     evaluations = max(len(snapshots.of(model, "task")) for model in snapshots.models)
     chosen = np.linspace(0, evaluations - 1, min(evaluations, MOST_FRAMES)).round().astype(int)
     frames = [draw_frame(snapshots, int(until)) for until in chosen]
@@ -86,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         duration=[FRAME_MS] * (len(frames) - 1) + [HOLD_MS],
         loop=0,
     )
-    write_atomically(options.out, buffer.getvalue())
-    print(f"Wrote {options.out}: {len(frames)} frames, {len(buffer.getvalue()) // 1000} KB")
+    write_atomically(out, buffer.getvalue())
+    print(f"Wrote {out}: {len(frames)} frames, {len(buffer.getvalue()) // 1000} KB")
     return 0
 
 

@@ -14,7 +14,6 @@ writes viz/report.html, one page with its figures and tables, and the study's wh
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import zipfile
@@ -42,6 +41,7 @@ from compete_to_compute import (
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
 COLOURS = {"relu": "#D55E00", "lwta": "#0072B2", "sigmoid": "#009E73"}
+SNAPSHOTS = Path("viz/snapshots.npz")
 OTHER_COLOUR = "#CC79A7"
 DPI = 100
 
@@ -389,27 +389,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure; the exit status."""
     parser = OneLineParser(
         description="Draw the figures from saved snapshots (and results.json of a sweep).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--snapshots", type=Path, default=Path("viz/snapshots.npz"), help="what a run saved"
+        "--snapshots", type=Path, default=SNAPSHOTS, help=f"what a run saved (default: {SNAPSHOTS})"
     )
     parser.add_argument(
         "--results",
         type=Path,
         default=Path("results.json"),
-        help="of the run, for seeds.png and --html",
+        help="of the run, for seeds.png and --html (default: results.json)",
     )
-    parser.add_argument("--out-dir", type=Path, default=Path("viz"), help="folder of the figures")
+    parser.add_argument(
+        "--out-dir",
+        type=Path,
+        default=None,
+        help="folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)",
+    )
     parser.add_argument(
         "--html", action="store_true", help="also write report.html there: figures and tables"
     )
     options = parser.parse_args(arguments)
     snapshots = load_snapshots(options.snapshots)
     sweep = load_sweep(options.results)
-    check_writable(options.out_dir / "training_curves.png")
-    page = options.out_dir / "report.html"
+    out_dir = options.out_dir or Path("viz")
+    if options.out_dir is None and options.snapshots != SNAPSHOTS:
+        # The figures of another run do not take the place of those in viz.
+        out_dir = options.snapshots.with_name(f"{options.snapshots.stem}-figures")
+    check_writable(out_dir / "training_curves.png")
+    page = out_dir / "report.html"
     if options.html:
         check_writable(page)
 
@@ -420,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures["winner_freq"] = winner_frequency(snapshots)
     if sweep and (seeds := seeds_figure(sweep)):
         figures["seeds"] = seeds
-    paths = [options.out_dir / f"{name}.png" for name in figures]
+    paths = [out_dir / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         save_figure(figure, path)
     if options.html:

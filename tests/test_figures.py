@@ -116,3 +116,18 @@ def test_five_tasks_and_joint_training_are_drawn_too(tmp_path: Path) -> None:
         assert draw(folder, folder) == 0
         gif = ["--snapshots", str(folder / "s.npz"), "--out", str(folder / "a.gif")]
         assert make_compete_to_compute_gif.main(gif) == 0
+
+
+def test_figures_of_another_run_do_not_take_the_place_of_the_usual_ones(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3.npz").write_bytes((saved / "s.npz").read_bytes())
+    assert visualize.main(["--snapshots", "s3.npz"]) == 0
+    assert make_compete_to_compute_gif.main(["--snapshots", "s3.npz"]) == 0
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"s3.npz", "s3-figures", "s3.gif"}
+    (tmp_path / "viz").mkdir()
+    (tmp_path / "s3.npz").rename("viz/snapshots.npz")
+    assert visualize.main([]) == 0
+    assert (tmp_path / "viz" / "training_curves.png").exists()
