@@ -397,8 +397,8 @@ def condition_row(condition: Condition, runs: Sequence[Run]) -> dict[str, Any]:
     def accuracy(after: int, task: int) -> dict[str, Any]:
         return {m: summarise([r[after][task] for r in of]) for m, of in matrices.items()}
 
-    first, second = (succeeded(runs, model) for model in PAIR)
-    both = sorted(first.keys() & second.keys())
+    pair = [succeeded(runs, model) for model in PAIR]
+    both = sorted(pair[0].keys() & pair[1].keys())
     totals = aggregate(records, condition.activations)
     return {
         "label": condition.label,
@@ -408,9 +408,14 @@ def condition_row(condition: Condition, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds_run": len({r["seed"] for r in records}),
         "n": totals["pairs"][0]["difference"]["n"],
         "aggregate": totals,
-        "average_accuracy_difference": compare(
-            *([of[seed]["average_accuracy"] for seed in both] for of in (first, second))
-        ),
+        **{
+            f"{name}_difference": compare(*([value(of[seed]) for seed in both] for of in pair))
+            for name, value in (
+                ("average_accuracy", lambda r: r["average_accuracy"]),
+                ("learned", lambda r: r["accuracy_matrix"][1][0]),
+                ("kept", lambda r: r["accuracy_matrix"][-1][0]),
+            )
+        },
         "first_task_learned": accuracy(1, 0),
         "first_task_kept": accuracy(-1, 0),
         "last_task_accuracy": accuracy(-1, -1),
@@ -610,11 +615,19 @@ def group_table(result: dict[str, Any]) -> str:
                 f"{pair['smallest_detectable']:.3f}",
                 pair["verdict"].partition(":")[0],
             ]
+        cells.append(estimate(row["learned_difference"]["difference"]))
         rows.append(cells)
     if "pooled" in result:
         rows.append(pooled_cells(result["pooled"]))
     head = ["condition", "pairs", "ReLU", "LWTA", "ReLU minus LWTA, 95 % interval"]
-    return markdown([*head, "wins", "p (Holm)", "could show", "verdict"], rows)
+    head += [
+        "wins",
+        "p (Holm)",
+        "could show",
+        "the interval says",
+        "Task 1 learned, ReLU minus LWTA",
+    ]
+    return markdown(head, rows)
 
 
 def pooled_cells(pooled: dict[str, Any]) -> list[str]:
@@ -629,6 +642,7 @@ def pooled_cells(pooled: dict[str, Any]) -> list[str]:
         f"{pooled['sign_test_p']:.2g}, alone",
         f"{pooled['smallest_detectable']:.3f}",
         pooled["verdict"].partition(":")[0],
+        "",
     ]
 
 
@@ -746,21 +760,21 @@ def saved_groups() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
-CHOICES = ("dropout-rate", "paper")  # groups that only choose a setting
+# Groups that only choose a setting, and the one in which both networks end at nothing.
+NOT_SUMMARISED = ("dropout-rate", "paper", "single-head")
 
 
 def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
     """One row per condition: ReLU minus LWTA with its interval, sorted.
 
-    A condition that stands in two groups is shown once, and those that only choose a setting for
-    another group are not.
+    A condition that stands in two groups is shown once.
     """
     rows, seen = [], set()
     for result in results:
         for row in result["conditions"]:
             difference = pair_of(row)["difference"]
             key = json.dumps([[row["config"][model] for model in PAIR], row["first_seed"]])
-            if difference["ci95"] is None or key in seen or result["name"] in CHOICES:
+            if difference["ci95"] is None or key in seen or result["name"] in NOT_SUMMARISED:
                 continue
             seen.add(key)
             name = result["name"]
