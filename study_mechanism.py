@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from matplotlib.figure import Figure
 
 from compete_to_compute import (
     ACTIVATIONS,
+    DIGITS,
     DROPOUT_STREAM,
     INPUT_DROPOUT_STREAM,
     MLP,
@@ -59,6 +61,7 @@ from compete_to_compute import (
     environment,
     evaluate,
     initial_weights,
+    layer_views,
     limit_blas_threads,
     load_mnist,
     local_executor,
@@ -74,6 +77,7 @@ from compete_to_compute import (
     without_nan,
     write_atomically,
 )
+from study_open_questions import PAPER, PAPER_CHOICE
 from visualize_compete_to_compute import colour, save_figure
 
 STUDY = Path(__file__).resolve().parent / "study"
@@ -87,7 +91,8 @@ CHECKPOINTS = ("before", "after Task 1", "after Task 2")
 def random_winner(z: np.ndarray, gate: np.ndarray, k: int, rng: np.random.Generator) -> None:
     """One unit of each block passes, drawn for each image and block, at every pass anew.
 
-    As sparse as LWTA, and its gate is as hard, but nothing competes.
+    As sparse as LWTA, and its gate is as hard, but nothing competes: dropout of all but one unit a
+    block, which goes on while the network is tested.
     """
     blocks = z.reshape(-1, k, z.shape[1])
     winner = rng.integers(k, size=(len(blocks), 1, z.shape[1]))
@@ -95,12 +100,42 @@ def random_winner(z: np.ndarray, gate: np.ndarray, k: int, rng: np.random.Genera
     np.multiply(z, gate, out=z)
 
 
-def activation_of(model: str, seed: int) -> Activation:
-    """The activation of a model, the controls included; `shifted` is ReLU (see `shift_biases`)."""
+class FixedWinners(MLP):
+    """A network whose winners are those of LWTA with the initial weights, for each image for good.
+
+    As sparse as LWTA, and an image has the same winners at every pass, but they were drawn with
+    the initial weights, and nothing that is learned changes them.
+    """
+
+    def __init__(self, initial: Sequence[np.ndarray], activation: Activation, k: int) -> None:
+        """Start from `initial` weights, one (inputs, outputs) array a layer."""
+        super().__init__(initial, activation, k)
+        self.judge = MLP(initial, ACTIVATIONS["lwta"], k)
+
+    def forward(self, inputs: np.ndarray, classes: np.ndarray, drop: Any = None) -> np.ndarray:
+        """Logits (classes, n) of inputs (n, pixels + 1); `drop` is not for this network."""
+        self.judge.forward(inputs, classes)
+        work, winners = (of.workspace(len(inputs)) for of in (self, self.judge))
+        signal = inputs.T
+        for weights, hidden, gate, wins in zip(
+            self.weights, work.hidden, work.gates, winners.gates, strict=False
+        ):
+            gate[:] = wins
+            np.multiply(weights @ signal, gate, out=hidden[:-1])
+            signal = hidden
+        return self.weights[-1][classes] @ signal
+
+
+def build_network(model: str, initial: Sequence[np.ndarray], k: int, seed: int) -> MLP:
+    """The network of a model, the controls included; `shifted` is ReLU (see `shift_biases`)."""
+    if model == "fixed":
+        return FixedWinners(initial, replace(ACTIVATIONS["lwta"], name=model), k)
     if model == "random":
         draws = np.random.default_rng([seed, RANDOM_WINNER_STREAM])
-        return Activation(model, LABELS[model], partial(random_winner, rng=draws), 0)
-    return replace(ACTIVATIONS["relu" if model == "shifted" else model], name=model)
+        activation = Activation(model, LABELS[model], partial(random_winner, rng=draws), 0)
+        return MLP(initial, activation, k)
+    activation = ACTIVATIONS["relu" if model == "shifted" else model]
+    return MLP(initial, replace(activation, name=model), k)
 
 
 def shift_biases(network: MLP, n: int, goal: float) -> None:
@@ -116,12 +151,21 @@ def shift_biases(network: MLP, n: int, goal: float) -> None:
 # --- Cases ----------------------------------------------------------------------------------------
 
 RANDOM_WINNER_STREAM = 4  # beside the streams of compete_to_compute.py
-LABELS = {"relu": "ReLU", "lwta": "LWTA", "random": "random winner", "shifted": "ReLU, half active"}
+LABELS = {
+    "relu": "ReLU",
+    "lwta": "LWTA",
+    "fixed": "winners of the untrained network",
+    "random": "random winner",
+    "shifted": "ReLU, half active",
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration, what is done differently while it trains, and how often it is tried."""
+    """A configuration, what is done differently while it trains, and how often it is tried.
+
+    `against` is the case that this one is compared with, seed by seed.
+    """
 
     changes: dict[str, Any] = field(default_factory=dict)
     models: tuple[str, ...] = PAIR
@@ -129,6 +173,7 @@ class Case:
     ramp: int = 0  # updates over which Task 2's learning rate rises to its value
     second_lr: float | None = None  # the learning rate of Task 2, if another
     of_model: dict[str, dict[str, Any]] = field(default_factory=dict)
+    against: str | None = None
 
     def config(self, model: str) -> Config:
         """The configuration of one model."""
@@ -140,22 +185,27 @@ def optimiser(lr: float, momentum: float, **more: Any) -> dict[str, Any]:
     return {"lr": lr, "momentum": momentum, "weight_decay": 0.0, **more}
 
 
-PAPER = {
-    **{"train_per_class": 0, "head": "frozen", "weight_decay": 0.0, "target_loss": 0.03},
-    **{"epochs": 30, "hidden": 1000, "lr": 0.1, "momentum": 0.9},
-}
+FIRST_SEED = 500  # the cases were picked on lower seeds
+PAPER_2 = dict(zip(("lr", "momentum"), PAPER_CHOICE[2], strict=True))
 CASES = {
-    "default": Case(models=("relu", "lwta", "random", "shifted")),
-    "four layers": Case({"depth": 4}),
-    "LWTA with 200 units": Case(of_model={"lwta": {"hidden": 200}}),
+    "default": Case(models=("relu", "lwta", "fixed", "random", "shifted")),
     "lr 0.05, momentum 0": Case(optimiser(0.05, 0.0)),
     "lr 0.02, momentum 0.95": Case(optimiser(0.02, 0.95)),
     "lr 0.05, momentum 0.95": Case(optimiser(0.05, 0.95)),
-    "lr 0.02, momentum 0.95, restarted": Case(optimiser(0.02, 0.95, restart_momentum=True)),
-    "lr 0.02, momentum 0.95, ramp": Case(optimiser(0.02, 0.95), ramp=80),
-    "lr 0.05, momentum 0.95, Task 2 at lr 0.01": Case(optimiser(0.05, 0.95), second_lr=0.01),
+    "lr 0.02, momentum 0.95, restarted": Case(
+        optimiser(0.02, 0.95, restart_momentum=True), against="lr 0.02, momentum 0.95"
+    ),
+    "lr 0.02, momentum 0.95, ramp": Case(
+        optimiser(0.02, 0.95), ramp=80, against="lr 0.02, momentum 0.95"
+    ),
+    "lr 0.05, momentum 0.95, Task 2 at lr 0.01": Case(
+        optimiser(0.05, 0.95), second_lr=0.01, against="lr 0.05, momentum 0.95"
+    ),
     "no decay, restarted": Case(optimiser(0.05, 0.9, restart_momentum=True)),
-    "paper": Case(PAPER, seeds=20),
+    "LWTA with 200 units": Case(of_model={"lwta": {"hidden": 200}}),
+    "four layers": Case({"depth": 4}),
+    # Tested on 1,000 images a task, as it is tested hundreds of times.
+    "paper": Case({**PAPER, **PAPER_2, "test_per_task": 1000}, seeds=20),
 }
 
 
@@ -208,7 +258,7 @@ def train_observed(case: Case, model: str, seed: int, data_dir: str | None) -> R
     began = time.perf_counter()
     tasks, live = make_tasks(config, seed, mnist)
     start = initial_weights(config, seed)
-    network = MLP([start[0][live], *start[1:]], activation_of(model, seed), config.k)
+    network = build_network(model, [start[0][live], *start[1:]], config.k, seed)
     observed, failure = Observed(), None
     measures: dict[str, Any] = {}
     try:
@@ -300,7 +350,7 @@ def measure(
         "probe": {},
         "switch": {},
     }
-    for name, checkpoint in zip(CHECKPOINTS[1:], checkpoints[1:], strict=True):
+    for name, checkpoint in zip(CHECKPOINTS, checkpoints, strict=True):
         network.parameters[:] = checkpoint.parameters
         measures["probe"][name] = probe_accuracy(network, tasks[0])
     network.parameters[:] = after_first.parameters
@@ -325,17 +375,16 @@ def layer_measures(gates: np.ndarray, task_of: np.ndarray, digits: np.ndarray) -
 
     `activity`: the share of units that are active. Segregation, means over units: `gap`, |a - b|
     for a unit that is active on the shares a and b of the tasks' images, and `information`, the
-    mutual information of "the unit is active" and "the task", in bits; each also with the tasks
-    shuffled among the images, which is what chance gives. Overlap, means over pairs of images of
-    |A and B| / |A or B|, their active sets (French 1991 made such overlap the cause of
+    mutual information of "the unit is active" and "the task", in bits. Units tell digits apart,
+    and so they tell any two sets of digits apart: `gap_chance` and `information_chance` are means
+    over all other ways to part the ten digits into five and five. Overlap, means over pairs of
+    images of |A and B| / |A or B|, their active sets (French 1991 made such overlap the cause of
     forgetting; Srivastava et al. 2014 compare LWTA's active sets, "submasks", between classes):
     within a class, across classes of a task, across tasks, and `overlap_chance`, for units that
     are active as often, but independently.
     """
     active = gates.astype(np.float32)
-    shuffled = np.stack([np.random.default_rng(i).permutation(task_of) for i in range(10)])
-    gap, information = segregation(active, task_of[None])
-    gap_chance, information_chance = segregation(active, shuffled)
+    gap, information = segregation(active, np.concatenate([task_of[None], other_parts(digits)]))
 
     common = active.T @ active
     size = active.sum(axis=0)
@@ -348,10 +397,10 @@ def layer_measures(gates: np.ndarray, task_of: np.ndarray, digits: np.ndarray) -
     expected = float((rate**2).sum())
     return {
         "activity": float(rate.mean()),
-        "gap": gap,
-        "gap_chance": gap_chance,
-        "information": information,
-        "information_chance": information_chance,
+        "gap": float(gap[0]),
+        "gap_chance": float(gap[1:].mean()),
+        "information": float(information[0]),
+        "information_chance": float(information[1:].mean()),
         "overlap_class": float(overlap[same_digit & distinct].mean()),
         "overlap_task": float(overlap[same_task & ~same_digit].mean()),
         "overlap_tasks": float(overlap[~same_task].mean()),
@@ -359,14 +408,26 @@ def layer_measures(gates: np.ndarray, task_of: np.ndarray, digits: np.ndarray) -
     }
 
 
-def segregation(active: np.ndarray, task_of: np.ndarray) -> tuple[float, float]:
-    """Mean gap and mean mutual information in bits, for tasks (assignments, images) of 0 and 1."""
-    second = active @ task_of.T.astype(np.float32) / task_of.sum(axis=1)
-    first = active @ (1 - task_of).T.astype(np.float32) / (1 - task_of).sum(axis=1)
-    share = task_of[0].mean()
+def other_parts(digits: np.ndarray) -> np.ndarray:
+    """The images' parts, 0 or 1, for each way to part ten digits 5 to 5 that is not the tasks'.
+
+    The tasks are 0-4 and 5-9. int (125, images).
+    """
+    halves = [{0, *four} for four in combinations(range(1, DIGITS), DIGITS // 2 - 1)]
+    return np.array([~np.isin(digits, list(h)) for h in halves if h != set(range(5))], np.int64)
+
+
+def segregation(active: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean gap and mean mutual information in bits over units, for each parting of the images.
+
+    active float32 (units, images); parts (partings, images) of 0 and 1; both results (partings,).
+    """
+    second = active @ parts.T.astype(np.float32) / parts.sum(axis=1)
+    first = active @ (1 - parts).T.astype(np.float32) / (1 - parts).sum(axis=1)
+    share = parts.mean(axis=1)
     overall = share * second + (1 - share) * first
-    given_task = share * entropy(second) + (1 - share) * entropy(first)
-    return float(np.abs(first - second).mean()), float((entropy(overall) - given_task).mean())
+    given_part = share * entropy(second) + (1 - share) * entropy(first)
+    return np.abs(first - second).mean(axis=0), (entropy(overall) - given_part).mean(axis=0)
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
@@ -378,14 +439,15 @@ def entropy(p: np.ndarray) -> np.ndarray:
 def changed_gates(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """How the active sets of the same images moved: gates bool (units, images).
 
-    `gates`: the share of (image, unit) whose gate changed, which for blocks of two is the share of
-    (image, block) with another winner. `replaced`: 1 - |A and B| / |A or B|, mean over images.
+    `gates`: the share of (image, unit) whose gate changed. `silenced`: the share of the units
+    active before that no longer are, mean over images; for LWTA the share of the blocks with
+    another winner.
     """
-    either = (before | after).sum(axis=0)
-    common = (before & after).sum(axis=0)
+    active = before.sum(axis=0)
+    kept = (before & after).sum(axis=0)
     return {
         "gates": float((before != after).mean()),
-        "replaced": float(1 - np.mean(common[either > 0] / either[either > 0])),
+        "silenced": float(1 - np.mean(kept[active > 0] / active[active > 0])),
     }
 
 
@@ -444,46 +506,46 @@ def hidden_features(network: MLP, inputs: np.ndarray, classes: np.ndarray) -> np
     return np.concatenate(pieces)
 
 
-CURVATURE_IMAGES = 300
-POWER_ITERATIONS = 15
+CURVATURE_IMAGES = 500
+POWER_ITERATIONS = 30
 
 
 def sharpness(network: MLP, task: Task) -> tuple[float, float]:
-    """Largest Hessian eigenvalue of a task's training loss here, and the norm of its gradient.
+    """Sharpness of a task's training loss here, over 500 images, and the norm of its gradient.
 
-    Over 300 images, by power iteration; a Hessian-vector product is the central difference of two
-    gradients, in float64. Gradient descent with learning rate lr and momentum m leaves a quadratic
-    valley whose eigenvalue is above 2 (1 + m) / lr (Cohen et al. 2021).
+    The largest eigenvalue of the Gauss-Newton matrix J' H J, by power iteration: J is the
+    derivative of the logits by the parameters with the gates held, H the Hessian of the loss by
+    the logits. It is the Hessian but for the curvature of the network itself, and unlike it never
+    negative (Schraudolph 2002). J v is a forward pass of derivatives, J' u is `MLP.backward`.
     """
-    exact = MLP([w[:, :-1].T for w in network.weights], network.activation, network.k, np.float64)
-    exact.parameters[:] = network.parameters
-    inputs = task.train_inputs[:CURVATURE_IMAGES].astype(np.float64)
-    labels = task.train_labels[:CURVATURE_IMAGES]
+    inputs, labels = task.train_inputs[:CURVATURE_IMAGES], task.train_labels[:CURVATURE_IMAGES]
+    logits = network.forward(inputs, task.classes)
+    p = np.exp(logits - logits.max(axis=0))
+    p /= p.sum(axis=0)
+    work = network.workspace(len(inputs))
 
-    def gradient_at(parameters: np.ndarray) -> np.ndarray:
-        exact.parameters[:] = parameters
-        logits = exact.forward(inputs, task.classes)
-        exact.backward(inputs, task.classes, cross_entropy_gradient(logits, labels))
-        return exact.gradient.copy()
+    def transposed(delta: np.ndarray) -> np.ndarray:
+        network.backward(inputs, task.classes, np.ascontiguousarray(delta, network.dtype))
+        return network.gradient.copy()
 
-    here = network.parameters.astype(np.float64)
-    gradient = gradient_at(here)
-
-    def dominant(shift: float) -> float:
-        """The eigenvalue of the Hessian plus shift times identity that is largest in size."""
-        direction = gradient / np.linalg.norm(gradient)
-        eigenvalue = 0.0
-        for _ in range(POWER_ITERATIONS):
-            ahead, behind = (gradient_at(here + s * direction) for s in (1e-4, -1e-4))
-            product = (ahead - behind) / 2e-4 + shift * direction
-            eigenvalue = float(direction @ product)
-            direction = product / np.linalg.norm(product)
-        return eigenvalue
-
-    largest = dominant(0.0)
-    if largest < 0:  # the most negative one; shifted by it, the largest dominates
-        largest += dominant(-largest)
-    return largest, float(np.linalg.norm(gradient))
+    shapes = [weights.shape for weights in network.weights]
+    gradient = transposed(cross_entropy_gradient(logits, labels))
+    direction, eigenvalue = gradient / np.linalg.norm(gradient), 0.0
+    for _ in range(POWER_ITERATIONS):
+        signal, moved = inputs.T, None  # a layer's input, and its derivative along the direction
+        for weights, change, hidden, gate in zip(
+            network.weights, layer_views(direction, shapes), work.hidden, work.gates, strict=False
+        ):
+            dz = change @ signal
+            if moved is not None:
+                dz += weights[:, :-1] @ moved
+            signal, moved = hidden, dz * gate
+        change = layer_views(direction, shapes)[-1][task.classes]
+        d_logits = change @ signal + network.weights[-1][task.classes][:, :-1] @ moved
+        product = transposed(p * (d_logits - (p * d_logits).sum(axis=0)) / len(labels))
+        eigenvalue = float(direction @ product)
+        direction = product / np.linalg.norm(product)
+    return eigenvalue, float(np.linalg.norm(gradient))
 
 
 # --- Running --------------------------------------------------------------------------------------
@@ -491,7 +553,8 @@ def sharpness(network: MLP, task: Task) -> tuple[float, float]:
 
 def journal_of(name: str, case: Case) -> Journal:
     """The journal of one case: what its units depend on is the case."""
-    case_fields = {key: value for key, value in asdict(case).items() if key != "seeds"}
+    ignored = ("seeds", "against", "models")
+    case_fields = {key: value for key, value in asdict(case).items() if key not in ignored}
     identity = {"schema": SCHEMA, "config": without_nan(case_fields), "mnist_sha256": MNIST_SHA256}
     # As read back from JSON, where tuples are lists.
     identity = json.loads(json.dumps(identity))
@@ -504,7 +567,8 @@ def train_case(name: str, case: Case, options: argparse.Namespace) -> list[dict[
     journal = journal_of(name, case)
     finished = {(run.record["seed"], run.record["model"]): run for run in journal.read()}
     count = min(case.seeds, options.n_seeds or case.seeds)
-    wanted = [(seed, model) for seed in range(count) for model in case.models]
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    wanted = [(seed, model) for seed in seeds for model in case.models]
     missing = [unit for unit in wanted if unit not in finished]
     if missing and not options.finished_only:
         print(f"{name}: {len(missing)} runs")
@@ -535,9 +599,16 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95)  # of Task 2 accuracy
 
 
 def lost_at(trajectory: Sequence[Sequence[float]], level: float) -> float | None:
-    """What Task 1 has lost when Task 2's accuracy is first seen at or above a level, or None."""
+    """What Task 1 has lost when Task 2's accuracy first reaches a level, or None if it never does.
+
+    Between two tests, both accuracies are taken to move evenly.
+    """
     before = trajectory[0][1]
-    return next((before - first for _, first, second in trajectory if second >= level), None)
+    for (_, first, second), (_, next_first, next_second) in pairwise(trajectory):
+        if next_second >= level:
+            part = min(1.0, max(0.0, (level - second) / max(next_second - second, 1e-9)))
+            return before - (first + part * (next_first - first))
+    return None
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
@@ -552,6 +623,7 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
         found |= {f"weights {name}, layer {layer}": v for name, v in values.items()}
     found |= {f"probe {name}": value for name, value in record["probe"].items()}
     found["probe lost"] = record["probe"]["after Task 1"] - record["probe"]["after Task 2"]
+    found["probe learned"] = record["probe"]["after Task 1"] - record["probe"]["before"]
     found |= {f"{name} at the switch": value for name, value in record["switch"].items()}
     for level in LEVELS:
         lost = lost_at(record["trajectory"], level)
@@ -575,8 +647,10 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
     return {"n": n, "r": r, "ci95": [math.tanh(math.atanh(r) + s * half) for s in (-1, 1)]}
 
 
-def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]] | None:
     """Mean accuracies after each update of Task 2 that all runs have, with Task 1's interval."""
+    if len(records) < 2:
+        return None
     length = min(len(r["trajectory"]) for r in records)
     curves = np.array([r["trajectory"][:length] for r in records])  # (seeds, tests, 3)
     half = student_t_quantile(0.975, len(records) - 1) * curves[..., 1].std(axis=0, ddof=1)
@@ -588,74 +662,105 @@ def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A row of `cases` in study/mechanism.json."""
-    measured: dict[str, dict[int, dict[str, float]]] = {}
-    trained: dict[str, list[dict[str, Any]]] = {}
-    for model in case.models:
-        trained[model] = [r for r in records if r["model"] == model and r["status"] == "ok"]
-        measured[model] = {r["seed"]: scalars(r) for r in trained[model]}
-    models, against = {}, {}
-    for model, by_seed in measured.items():
-        names = list(dict.fromkeys(n for values in by_seed.values() for n in values))
-        models[model] = {
-            "failed": sum(r["model"] == model and r["status"] != "ok" for r in records),
-            "measures": {
-                n: short(summarise([values.get(n) for values in by_seed.values()])) for n in names
-            },
-            "correlation with forgetting": {
-                n: correlation(
-                    [values[n] for values in by_seed.values()],
-                    [values["forgetting"] for values in by_seed.values()],
-                )
-                for n in names
-                if n.startswith(PREDICTORS) and len(by_seed) > 4
-            },
-            "curves": mean_curves(trained[model]) if len(by_seed) > 1 else None,
-        }
-        layers = range(2, len(trained[model][0]["layers"][0]) + 1) if trained[model] else ()
-        models[model]["deeper minus first"] = {}
-        for checkpoint in CHECKPOINTS[1:]:
-            for measure_name in ("gap", "information", "overlap_tasks"):
-                for layer in layers:
-                    values = [
-                        v[f"{measure_name}, layer {layer}, {checkpoint}"]
-                        - v[f"{measure_name}, layer 1, {checkpoint}"]
-                        for v in by_seed.values()
-                    ]
-                    key = f"{measure_name}, layer {layer}, {checkpoint}"
-                    models[model]["deeper minus first"][key] = short(summarise(values))
-        if model == "relu":
-            continue
-        both = sorted(by_seed.keys() & measured["relu"].keys())
-        against[model] = {}
-        for n in names:
-            pairs = [
-                (measured["relu"][seed][n], by_seed[seed][n])
-                for seed in both
-                if n in measured["relu"][seed] and n in by_seed[seed]
-            ]
-            compared = compare([p[0] for p in pairs], [p[1] for p in pairs])
-            against[model][n] = {
-                **short(compared["difference"]),
-                **{key: compared[key] for key in ("wins", "losses", "sign_test_p")},
-            }
-    return {
-        "label": name,
-        "config": {model: asdict(case.config(model)) for model in case.models},
-        "ramp": case.ramp,
-        "second_lr": case.second_lr,
-        "seeds_planned": case.seeds,
-        "seeds_run": len({r["seed"] for r in records}),
-        "models": models,
-        "relu_minus": against,
-    }
-
-
-PREDICTORS = (
+PREDICTORS = (  # what may go with forgetting
     *("gap, layer", "information, layer", "overlap_tasks, layer", "sharpness", "gradient"),
     *("dip", "changed"),
 )
+
+
+def trained(records: Sequence[dict[str, Any]], model: str) -> dict[int, dict[str, Any]]:
+    """The records of one model's runs that neither diverged nor stayed untrained, by seed."""
+    return {r["seed"]: r for r in records if r["model"] == model and r["status"] == "ok"}
+
+
+def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row of `cases` in study/mechanism.json."""
+    measured = {
+        model: {seed: scalars(r) for seed, r in trained(records, model).items()}
+        for model in case.models
+    }
+    return {
+        "label": name,
+        "config": {model: asdict(case.config(model)) for model in case.models},
+        **{"ramp": case.ramp, "second_lr": case.second_lr, "first_seed": FIRST_SEED},
+        **{"seeds_planned": case.seeds, "seeds_run": len({r["seed"] for r in records})},
+        "models": {
+            model: {
+                "failed": sum(r["model"] == model and r["status"] != "ok" for r in records),
+                **own_summary(case.config(model).depth, list(by_seed.values())),
+                "curves": mean_curves(list(trained(records, model).values())),
+            }
+            for model, by_seed in measured.items()
+        },
+        "relu_minus": {
+            model: paired_summary(measured["relu"], by_seed)
+            for model, by_seed in measured.items()
+            if model != "relu"
+        },
+    }
+
+
+def own_summary(depth: int, runs: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """One model by itself: means, what deeper layers have more, what goes with forgetting."""
+    names = list(dict.fromkeys(name for values in runs for name in values))
+    deeper = {}
+    for checkpoint in CHECKPOINTS[1:]:
+        for what in ("gap", "information", "overlap_tasks"):
+            for layer in range(2, depth + 1):
+                key, first = (f"{what}, layer {n}, {checkpoint}" for n in (layer, 1))
+                deeper[key] = short(summarise([values[key] - values[first] for values in runs]))
+    return {
+        "measures": {n: short(summarise([values.get(n) for values in runs])) for n in names},
+        "deeper minus first": deeper,
+        "correlation with forgetting": {
+            n: correlation([v[n] for v in runs], [v["forgetting"] for v in runs])
+            for n in names
+            if n.startswith(PREDICTORS) and len(runs) > 4
+        },
+    }
+
+
+def paired_summary(
+    relu: dict[int, dict[str, float]], other: dict[int, dict[str, float]]
+) -> dict[str, Any]:
+    """ReLU minus another model in every measure, over the seeds that have it for both."""
+    found = {}
+    names = dict.fromkeys(name for values in other.values() for name in values)
+    for name in names:
+        pairs = [
+            (relu[seed][name], other[seed][name])
+            for seed in sorted(relu.keys() & other.keys())
+            if name in relu[seed] and name in other[seed]
+        ]
+        first, second = zip(*pairs, strict=True) if pairs else ((), ())
+        compared = compare(first, second)
+        found[name] = {
+            **short(compared["difference"]),
+            **{key: compared[key] for key in ("wins", "losses", "sign_test_p")},
+            "means": [float(np.mean(of)) for of in (first, second)] if pairs else None,
+        }
+    return found
+
+
+def change(
+    records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What an experiment changes against its case: forgetting of each, and ReLU minus LWTA."""
+
+    def forgetting(of: Sequence[dict[str, Any]], model: str) -> dict[int, float]:
+        return {seed: r["forgetting"] for seed, r in trained(of, model).items()}
+
+    found, gaps = {}, []
+    for model in PAIR:
+        here, there = forgetting(records, model), forgetting(base, model)
+        both = sorted(here.keys() & there.keys())
+        found[model] = short(summarise([here[seed] - there[seed] for seed in both]))
+    for of in (records, base):
+        relu, lwta = (forgetting(of, model) for model in PAIR)
+        gaps.append({seed: relu[seed] - lwta[seed] for seed in relu.keys() & lwta.keys()})
+    both = sorted(gaps[0].keys() & gaps[1].keys())
+    found["relu minus lwta"] = short(summarise([gaps[0][s] - gaps[1][s] for s in both]))
+    return found
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -674,54 +779,75 @@ def bounds(summary: dict[str, Any]) -> tuple[float, float]:
 
 
 def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
-    """What Task 1 has lost, against how well Task 2 is known; below, against time."""
-    shown = [name for name in FOLLOWED if name in cases]
+    """What Task 1 has lost, against how well Task 2 is known, and against time."""
+    shown = [name for name in FOLLOWED if name in cases and both_follow(cases[name])]
     figure, axes = plt.subplots(
-        2, len(shown), figsize=(3.1 * len(shown) + 0.5, 6.4), layout="constrained", squeeze=False
+        3, len(shown), figsize=(3.1 * len(shown) + 0.5, 8.4), layout="constrained", squeeze=False
     )
     for column, name in enumerate(shown):
-        above, below = axes[:, column]
-        for model in PAIR:
-            found = cases[name]["models"][model]
-            levels = [level for level in LEVELS if known(found, level)]
-            lost = [found["measures"][f"lost at {level}"] for level in levels]
-            above.errorbar(
-                levels,
-                [summary["mean"] for summary in lost],
-                yerr=np.transpose([bounds(summary) for summary in lost]),
-                color=colour(model),
-                marker="o",
-                markersize=3,
-                capsize=2,
-                label=LABELS[model],
-            )
-            curves = found["curves"]
+        above, middle, below = axes[:, column]
+        found = cases[name]["relu_minus"]["lwta"]
+        levels = [level for level in LEVELS if known(found, level)]
+        differences = [found[f"lost at {level}"] for level in levels]
+        middle.errorbar(
+            levels,
+            [summary["mean"] for summary in differences],
+            yerr=np.transpose([bounds(summary) for summary in differences]),
+            color="black",
+            marker="o",
+            markersize=3,
+            capsize=2,
+        )
+        for place, model in enumerate(PAIR):
+            lost = [summary["means"][place] for summary in differences]
+            style = {"color": colour(model), "label": LABELS[model]}
+            above.plot(levels, lost, marker="o", markersize=3, **style)
+            curves = cases[name]["models"][model]["curves"]
             x = np.sqrt(curves["update"])
-            middle, half = np.array(curves["task 1"]), np.array(curves["task 1 half interval"])
-            below.plot(x, middle, color=colour(model))
-            below.fill_between(x, middle - half, middle + half, color=colour(model), alpha=0.2)
+            mean, half = np.array(curves["task 1"]), np.array(curves["task 1 half interval"])
+            below.plot(x, mean, color=colour(model))
+            below.fill_between(x, mean - half, mean + half, color=colour(model), alpha=0.2)
             below.plot(x, curves["task 2"], color=colour(model), linestyle="--")
         updates = [u for u in (0, 10, 40, 100, 200, 400, 1000, 3000) if u <= curves["update"][-1]]
         below.set_xticks(np.sqrt(updates), updates, fontsize=7)
-        above.set(title=name, xlabel="Task 2 accuracy when first reached")
-        above.axhline(0, color="black", linewidth=0.6)
+        above.set(title=name)
+        middle.set(xlabel="Task 2 accuracy, first reached")
         below.set(xlabel="update of Task 2 (square root)", ylim=(0, 1.02))
-        for ax in (above, below):
+        for ax in (above, middle):
+            ax.axhline(0, color="black", linewidth=0.6)
+        for ax in axes[:, column]:
             ax.grid(alpha=0.2)
-    axes[0, 0].set_ylabel("lost on Task 1 by then")
     axes[0, 0].legend(fontsize=8)
-    axes[1, 0].set_ylabel("accuracy: Task 1 solid, Task 2 dashed")
-    figure.suptitle("What is lost by the time Task 2 is known this well; mean and 95 % interval")
+    for ax, text in zip(
+        axes[:, 0],
+        ("lost on Task 1 by then", "ReLU minus LWTA", "accuracy: Task 1 solid, Task 2 dashed"),
+        strict=True,
+    ):
+        ax.set_ylabel(text)
+    figure.suptitle(
+        "What Task 1 has lost when Task 2 is known this well, over seeds on which both get there;\n"
+        "the same, seed by seed; and both accuracies through Task 2. Bars, bands: 95 % intervals",
+        fontsize=10,
+    )
     return figure
 
 
+def both_follow(case: dict[str, Any]) -> bool:
+    """Whether both networks have runs to draw."""
+    return all(case["models"][model]["curves"] for model in PAIR)
+
+
 def known(found: dict[str, Any], level: float) -> bool:
-    """Whether at least half of the runs reached a level of Task 2 accuracy."""
-    reached = found["measures"].get(f"lost at {level}")
-    return (
-        bool(reached and reached["ci95"])
-        and reached["n"] >= found["measures"]["forgetting"]["n"] / 2
-    )
+    """Whether at least four fifths of the pairs reached a level of Task 2 accuracy."""
+    reached = found.get(f"lost at {level}")
+    return bool(reached and reached["ci95"]) and reached["n"] >= 0.8 * found["forgetting"]["n"]
+
+
+CHANCE = {  # what the crosses show
+    "information": "other halves of the digits, after Task 2",
+    "gap": "other halves of the digits, after Task 2",
+    "overlap_tasks": "independent units, after Task 2",
+}
 
 
 def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
@@ -757,7 +883,7 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
                     [measures[f"{chance}, layer {n}, after Task 2"]["mean"] for n in layers],
                     "x",
                     color=colour(model),
-                    label=f"{LABELS[model]}, by chance, after Task 2",
+                    label=f"{LABELS[model]}, {CHANCE[what]}",
                 )
             ax.set(xlabel="hidden layer", ylabel=text, title=name)
             ax.set_xticks(list(layers))
@@ -765,7 +891,11 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
     )
-    figure.suptitle("How differently the two tasks use each layer; mean and 95 % interval")
+    figure.suptitle(
+        "How differently the two tasks use each layer; mean and 95 % interval. Crosses, left and "
+        "middle:\nthe other 125 ways to part the digits 5 to 5; right: independent units",
+        fontsize=10,
+    )
     return figure
 
 
@@ -794,7 +924,7 @@ def controls_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     """Forgetting and what the representation lost, for LWTA, ReLU and the controls."""
     rows = []
     for name, models in (
-        ("default", ("relu", "lwta", "random", "shifted")),
+        ("default", ("relu", "lwta", "fixed", "random", "shifted")),
         ("LWTA with 200 units", ("lwta",)),
     ):
         for model in models if name in cases else ():
@@ -868,6 +998,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds += sum(record["seconds"] for record in records)
         if records:
             rows.append(analyse(name, case, records))
+            if case.against:
+                base = train_case(case.against, CASES[case.against], finished_only)
+                rows[-1]["change"] = {"against": case.against, **change(records, base)}
     result = {
         "schema": SCHEMA,
         "name": "mechanism",

@@ -639,10 +639,14 @@ def mechanism_claims() -> str:
         every[name] for name in ("default", "four layers", "no decay, restarted")
     )
     lwta, difference = default["models"]["lwta"], default["relu_minus"]["lwta"]
+    shifted = default["models"]["shifted"]
     rows = []
 
     def add(claim: str, measured: str, verdict: str, figure: str = "") -> None:
         rows.append([claim, measured, verdict, figure])
+
+    def information_chance(layer: int) -> str:
+        return f"information_chance, layer {layer}, after Task 2"
 
     def divided(layer: int) -> str:
         name = f"information, layer {layer}, after Task 2"
@@ -652,11 +656,13 @@ def mechanism_claims() -> str:
     add(
         "LWTA's units are divided between the tasks more than ReLU's",
         "what a unit's gate tells about the task, after Task 2, of 1,000 millibits: "
-        + by_layer(divided),
+        + by_layer(divided)
+        + "; about other halves of the digits: "
+        + by_layer(lambda n: of_both(default, information_chance(n), ".1f", 1000)),
         judge(
             [difference[f"information, layer {n}, after Task 2"]["ci95"] for n in (1, 2)],
-            "contradicted: slightly less",
-            "slightly more",
+            "contradicted: less",
+            "supported",
         ),
         "layers.png",
     )
@@ -703,31 +709,35 @@ def mechanism_claims() -> str:
         + by_layer(lambda n: of_both(default, f"weights carrying, layer {n}", ".0%")),
         "supported"
         if min(untouched["lwta"]) > max(0.05, *untouched["relu"])
-        else "contradicted: nearly all change, and the change is spread wider than in ReLU"
-        if difference["weights carrying, layer 1"]["ci95"][1] < 0
-        else "not supported",
+        else "contradicted: nearly all change, in both"
+        if max(untouched["lwta"] + untouched["relu"]) < 0.05
+        else "not supported: no more stand still than in ReLU",
     )
     add(
         "Task 1's winners stay while Task 2 is learned",
-        "blocks with another winner, over Task 1's images: "
-        + by_layer(lambda n: f"{lwta['measures'][f'changed gates, layer {n}']['mean']:.0%}")
-        + "; active units replaced: "
-        + by_layer(lambda n: of_both(default, f"changed replaced, layer {n}", ".0%")),
+        "share of Task 1's active units that Task 2 silences, over its images: "
+        + by_layer(lambda n: of_both(default, f"changed silenced, layer {n}", ".0%"))
+        + "; in a ReLU network that is as active: "
+        + by_layer(lambda n: f"{shifted['measures'][f'changed silenced, layer {n}']['mean']:.0%}"),
         judge(
-            [difference[f"changed replaced, layer {n}"]["ci95"] for n in (1, 2)],
-            "in part: fewer are replaced than in ReLU",
-            "contradicted: more are replaced than in ReLU",
+            [difference[f"changed silenced, layer {n}"]["ci95"] for n in (1, 2)],
+            "in part: more stay than in ReLU",
+            "contradicted: fewer stay than in ReLU",
         ),
     )
     add(
         "Task 1's representation is overwritten",
         "forgetting "
         + of_both(default, "forgetting")
-        + "; lost by a linear probe refitted on the final features "
-        + of_both(default, "probe lost"),
-        "not supported: the head no longer fits, the features still tell the digits"
+        + "; a linear probe on the last hidden layer, before training "
+        + of_both(default, "probe before")
+        + ", after Task 1 "
+        + of_both(default, "probe after Task 1")
+        + ", after Task 2 "
+        + of_both(default, "probe after Task 2"),
+        "not supported: what a linear probe finds hardly changes, and most of it is there untrained"
         if all(
-            of["measures"]["probe lost"]["mean"] < of["measures"]["forgetting"]["mean"] / 4
+            abs(of["measures"]["probe lost"]["mean"]) < of["measures"]["forgetting"]["mean"] / 4
             for of in (default["models"][model] for model in ("relu", "lwta"))
         )
         else "supported",
@@ -743,18 +753,15 @@ def matched() -> str:
     """ReLU minus LWTA in what Task 1 has lost, where Task 2 is known equally well."""
     rows = []
     for name, case in cases().items():
-        if "," in name and name.count(",") > 1:
-            continue  # the experiments on the optimiser are below
         found = case["relu_minus"]["lwta"]
-        cells = [name]
+        if "change" in case or not found["forgetting"]["n"]:
+            continue  # the experiments on the optimiser have a table of their own
+        cells = [name, f"{found['forgetting']['n']}"]
         for key in [f"lost at {level}" for level in MATCHED] + ["forgetting"]:
-            cells.append(
-                f"{estimate(found[key])}, n = {found[key]['n']}"
-                if key in found and found[key]["ci95"]
-                else "-"
-            )
+            few = key not in found or found[key]["n"] < 0.8 * found["forgetting"]["n"]
+            cells.append("too few get there" if few else estimate(found[key]))
         rows.append(cells)
-    head = ["lost on Task 1, ReLU minus LWTA"]
+    head = ["lost on Task 1, ReLU minus LWTA", "pairs"]
     return markdown(
         [*head, *(f"at {level:.1%} on Task 2" for level in MATCHED), "at the end"], rows
     )
@@ -764,28 +771,29 @@ def optimiser_experiments() -> str:
     """What each explanation of the optimiser's effect predicts, and what its experiment gave."""
     rows = []
     for name, case in cases().items():
-        if name.startswith("lr"):
-            found, models = case["relu_minus"]["lwta"], case["models"]
-            switch = [
-                models[m]["measures"]["sharpness of Task 1 at the switch"]["mean"]
-                for m in ("relu", "lwta")
+        if not name.startswith("lr"):
+            continue
+        found, models, config = case["relu_minus"]["lwta"], case["models"], case["config"]["relu"]
+        step = config["lr"] / (2 * (1 + config["momentum"]))
+        sharp = (
+            models[m]["measures"].get("sharpness of Task 2 at the switch") for m in ("relu", "lwta")
+        )
+        moved = case.get("change")
+        rows.append(
+            [
+                name,
+                *(estimate(models[m]["measures"]["forgetting"], "") for m in ("relu", "lwta")),
+                f"{estimate(found['forgetting'])}, n = {found['forgetting']['n']}",
+                estimate(moved["relu minus lwta"]) if moved else "",
+                *(f"{models[m]['measures']['dip']['mean']:.3f}" for m in ("relu", "lwta")),
+                *(f"{step * s['mean']:.2f}" if s else "-" for s in sharp),
             ]
-            config = case["config"]["relu"]
-            limit = 2 * (1 + config["momentum"]) / config["lr"]
-            rows.append(
-                [
-                    name,
-                    *(
-                        f"{models[m]['measures']['forgetting']['mean']:.3f}"
-                        for m in ("relu", "lwta")
-                    ),
-                    f"{estimate(found['forgetting'])}, n = {found['forgetting']['n']}",
-                    *(f"{models[m]['measures']['dip']['mean']:.3f}" for m in ("relu", "lwta")),
-                    *(f"{value / limit:.3f}" for value in switch),
-                ]
-            )
-    head = ["experiment", "forgetting, ReLU", "LWTA", "ReLU minus LWTA", "early dip, ReLU", "LWTA"]
-    return markdown([*head, "sharpness over its limit, ReLU", "LWTA"], rows)
+        )
+    head = ["experiment", "forgetting, ReLU", "LWTA", "ReLU minus LWTA"]
+    head += ["change of that against its case", "early dip, ReLU", "LWTA"]
+    return markdown(
+        [*head, "sharpness of Task 2 at the switch, times lr / 2 (1 + m), ReLU", "LWTA"], rows
+    )
 
 
 def controls() -> str:
@@ -793,7 +801,7 @@ def controls() -> str:
     every = cases()
     rows = []
     for name, model in (
-        *(("default", m) for m in ("relu", "lwta", "random", "shifted")),
+        *(("default", m) for m in ("relu", "lwta", "fixed", "random", "shifted")),
         ("LWTA with 200 units", "lwta"),
     ):
         found = every[name]["models"][model]["measures"]
