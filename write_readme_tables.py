@@ -826,6 +826,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "claims": claims,
         "visual_claims": visual_claims,
         "study_claims": study_claims,
+        "paper": paper,
         "open_questions": open_questions,
         "scale": scale,
         "benchmark": benchmark,
