@@ -183,21 +183,31 @@ def measure_tricks(rounds: int) -> dict[str, Any]:
     return results
 
 
-def run_process(arguments: Sequence[str]) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a whole process, from interpreter start to exit."""
+def run_process(
+    arguments: Sequence[str], cores: Sequence[int] = (), variables: dict[str, str] | None = None
+) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a whole process, from interpreter start to exit.
+
+    It may use `cores` only, where the system can say so (empty: all), and has `variables` in its
+    environment.
+    """
     # The peak of a process's children is kept per parent, so each run gets a parent of its own.
+    pin = f"os.sched_setaffinity(0, {list(cores)});" if hasattr(os, "sched_setaffinity") else ""
     measure = (
-        "import resource, subprocess, sys, time; t = time.perf_counter();"
+        f"import os, resource, subprocess, sys, time; {pin if cores else ''}"
+        "t = time.perf_counter();"
         "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL);"
         "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     answer = subprocess.run(
         [sys.executable, "-c", measure, *arguments],
         cwd=ROOT,
-        check=True,
         capture_output=True,
         text=True,
+        env={**os.environ, **(variables or {})},
     )
+    if answer.returncode:
+        raise InputError(f"{' '.join(arguments)} failed:\n{answer.stderr}")
     elapsed, peak = answer.stdout.split()
     return float(elapsed), float(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -335,6 +345,14 @@ def measure_traffic() -> dict[str, float] | None:
     return {"kilobytes_per_unit": (measured[102] - measured[2]) / 200 / 1e3}
 
 
+def saved_report(path: Path) -> dict[str, Any]:
+    """What was measured before, so that each script can keep the other's part."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it to start anew") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, save; the exit status."""
     parser = OneLineParser(
@@ -348,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rounds < 1:
         raise InputError("--rounds must be 1 or more")
     check_writable(options.out)
+    peers = saved_report(options.out).get("peers")
 
     machine = environment()
     forced = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("OPENBLAS_") and v != "1"]
@@ -414,6 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sweeps": sweeps,
         "writing_1000_seeds": writing,
         "cluster_traffic": traffic,
+        **({"peers": peers} if peers else {}),  # peers.py measures them
     }
     write_atomically(options.out, to_json(report))
     print(f"\nWrote {options.out}")

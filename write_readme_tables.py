@@ -302,6 +302,64 @@ def benchmark() -> str:
     )
 
 
+def times_ours(seconds: dict[str, float], ratio: dict[str, float]) -> str:
+    """Median seconds, and the ratio to ours with its spread."""
+    return (
+        f"{seconds['median']:.2f} s, {ratio['median']:.2f} "
+        f"({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+    )
+
+
+def peers() -> str:
+    """The same training in other libraries, beside ours."""
+    data = study("benchmark")["peers"]
+    blocks = []
+    differences: dict[str, float] = {}
+    for case in data["cases"].values():
+        rows = []
+        for name, found in case["libraries"].items():
+            cells = [name]
+            for model in ("relu", "lwta"):
+                trained = found.get(model)
+                cells.append(
+                    times_ours(trained["train_s"], trained["over_ours"]) if trained else ""
+                )
+                if trained and "task1_difference" in trained:
+                    most = max(differences.get(name, 0), trained["task1_difference"])
+                    differences[name] = most
+            warm_up = found.get("warm_up_s")
+            cells.append(
+                f"{warm_up['median']:.1f} s, at most {warm_up['highest']:.1f}" if warm_up else ""
+            )
+            whole = "process_s" in found
+            cells += [
+                times_ours(found["process_s"], found["process_over_ours"]) if whole else "",
+                f"{found['peak_mb']['median']:.0f} MB" if whole else "",
+            ]
+            rows.append(cells)
+        many, threads = case["seeds"] > 1, case["threads"]
+        head = ["library", *(f"training {label(m)}" for m in ("relu", "lwta"))]
+        head += ["warm-up", "whole process", "peak memory"]
+        blocks.append(
+            f"**{case['size']}, {EPOCHS[case['size']]}, {case['seeds']} seed{'s' * many}, "
+            f"{threads} thread{'s' * (threads > 1)}** (median of {case['rounds']} rounds, ratio to "
+            "ours with lowest and highest)\n\n" + markdown(head, rows)
+        )
+    machine = data["environment"]
+    notes = [
+        "Largest difference of a Task 1 test accuracy from ours, after any epoch of Task 1: "
+        + ", ".join(f"{name} {d:.3f}" for name, d in differences.items())
+        + ".",
+        *(f"{name}: {text}." for name, text in data["notes"].items()),
+        *(f"{name} was skipped: {reason}." for name, reason in data["skipped"].items()),
+        f"{machine['processor']}, {machine['cores']} cores, {machine['blas']} with kernel "
+        f"{machine['blas_kernel']}; "
+        + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+        + ".",
+    ]
+    return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in notes)])
+
+
 def scale() -> str:
     """What sweeps cost, and where one machine ends."""
     data = study("benchmark")
