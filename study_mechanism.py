@@ -715,7 +715,7 @@ def own_summary(depth: int, runs: Sequence[dict[str, float]]) -> dict[str, Any]:
         "correlation with forgetting": {
             n: correlation([v[n] for v in runs], [v["forgetting"] for v in runs])
             for n in names
-            if n.startswith(PREDICTORS) and len(runs) > 4
+            if n.startswith(PREDICTORS) and len(runs) > 4 and len({v[n] for v in runs}) > 1
         },
     }
 

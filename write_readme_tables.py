@@ -802,7 +802,11 @@ def mechanism_claims() -> str:
         else "supported",
         "controls.png",
     )
-    return markdown(["claim", "measured", "verdict", "figure"], rows)
+    ran = ", ".join(
+        f"{name}: {case['seeds_run']} of {case['seeds_planned']}" for name, case in every.items()
+    )
+    table = markdown(["claim", "measured", "verdict", "figure"], rows)
+    return f"{table}\n\nSeeds that ran so far, of those planned: {ran}."
 
 
 MATCHED = (0.8, 0.9, 0.925)
@@ -889,7 +893,14 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "open_questions": open_questions,
         "scale": scale,
         "benchmark": benchmark,
-    }
+    },
+    "study/README.md": {
+        "findings": findings,
+        "matched": matched,
+        "mechanism_claims": mechanism_claims,
+        "optimiser_experiments": optimiser_experiments,
+        "controls": controls,
+    },
 }
 
 
