@@ -915,7 +915,7 @@ def bars_figure(rows: Sequence[tuple[str, str, dict[str, Any]]], title: str, x: 
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlabel(x)
-    ax.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     ax.grid(axis="x", alpha=0.2)
     return figure
 
