@@ -136,6 +136,17 @@ PAPER = {
 # Of the settings of group `paper` at which every run of all three activations trains, the one with
 # the fewest runs short of the target loss, then with the fewest epochs: lr and momentum by depth.
 PAPER_CHOICE = {2: (0.05, 0.9), 3: (0.2, 0.5)}
+
+
+def under_paper(depth: int, lr: float, momentum: float) -> Condition:
+    """The paper's protocol at one depth, learning rate and momentum."""
+    return Condition(
+        f"depth {depth}, lr {lr}, momentum {momentum}",
+        {**PAPER, "depth": depth, "lr": lr, "momentum": momentum},
+        activations=ALL_THREE,
+    )
+
+
 GROUPS = {
     "default": Group("Does LWTA forget less as published?", (Condition("default", seeds=200),)),
     "published": Group(
@@ -312,13 +323,8 @@ GROUPS = {
     "paper": Group(
         "At which learning rate and momentum does the paper's protocol train?",
         tuple(
-            Condition(
-                f"depth {depth}, lr {lr}, momentum {m}",
-                {**PAPER, "depth": depth, "lr": lr, "momentum": m},
-                activations=ALL_THREE,
-                seeds=4,
-                first_seed=1000,  # not the seeds of the result that the choice is for
-            )
+            # Not the seeds of the result that the choice is for.
+            replace(under_paper(depth, lr, m), seeds=4, first_seed=1000)
             for depth in (2, 3)
             for lr in (0.05, 0.1, 0.2)
             for m in (0.5, 0.9)
@@ -327,13 +333,7 @@ GROUPS = {
     "paper-chosen": Group(
         "Does the paper's protocol show the paper's gap?",
         tuple(
-            Condition(
-                f"depth {depth}, lr {lr}, momentum {m}",
-                {**PAPER, "depth": depth, "lr": lr, "momentum": m},
-                activations=ALL_THREE,
-                seeds=20,
-            )
-            for depth, (lr, m) in PAPER_CHOICE.items()
+            replace(under_paper(depth, lr, m), seeds=20) for depth, (lr, m) in PAPER_CHOICE.items()
         ),
     ),
 }
