@@ -512,6 +512,7 @@ SKIPS = {
 }
 PHASES = ("first layer", "activation", "later layers", "output", "backward", "update")
 BATCH = Config().batch
+FEW = 3  # the largest batch that is computed at the full width, in 2.3 GB
 TARGET = 0.95
 
 
@@ -527,9 +528,9 @@ class Activity:
     pixels: np.ndarray
     gates: list[np.ndarray]
 
-    def image(self, n: int) -> Activity:
-        """One image of them."""
-        return Activity(self.pixels[:, n : n + 1], [gate[:, n : n + 1] for gate in self.gates])
+    def images(self, chosen: Sequence[int]) -> Activity:
+        """Some of the images."""
+        return Activity(self.pixels[:, chosen], [gate[:, chosen] for gate in self.gates])
 
     def narrow(self, width: int, k: int) -> Activity:
         """With `width` units a layer: blocks from those often to those rarely won by one unit."""
@@ -554,12 +555,11 @@ def observe(
     """The activity of the initial and of the trained network on test images, half of each task.
 
     The network is the main script's at its default configuration but for the width. Also, after
-    how many updates the accuracy on Task 1 was first seen at `TARGET`, tested after every second;
-    None if it never was.
+    how many updates the test accuracy on Task 1 first was `TARGET`; None if it never was.
     """
     limit_blas_threads()
     activation, k = ACTIVATIONS[MODELS[model][0]], max(2, MODELS[model][1])
-    config = Config(hidden=hidden, k=k, evaluate_every=2)
+    config = Config(hidden=hidden, k=k, evaluate_every=1)
     tasks, live = make_tasks(config, seed, load_mnist(data_dir))
     start = initial_weights(config, seed)
     network = MLP([start[0][live], *start[1:]], activation, k)
@@ -620,7 +620,7 @@ def measure_seed(
             for skip, (units, _) in list(SKIPS.items())[1:]:
                 if not units and weights == "initial":
                     continue  # the same as with trained weights
-                found = [costs_of(activity.image(n).program(kind, model, skip)) for n in chosen]
+                found = [costs_of(activity.images([n]).program(kind, model, skip)) for n in chosen]
                 names = {"model": model, "seed": seed, "program": kind, "skip": skip}
                 rows.append(
                     {
@@ -654,10 +654,11 @@ def measure_variants(model: str, options: argparse.Namespace) -> tuple[list[dict
     """One image of the first seed's trained network under other ways of accounting; CPU seconds.
 
     Two stacks: one holds the parameters, their velocities and what the update makes of both, the
-    other everything else, so that neither pushes the other down.
+    other everything else, so that neither pushes the other down. Also the cost of a network with
+    the same silent units that needs no winners, because each unit looks at itself alone.
     """
     began = time.process_time()
-    activity = observe(options.hidden, model, 0, 2, options.data_dir)[0]["trained"].image(0)
+    activity = observe(options.hidden, model, 0, 2, options.data_dir)[0]["trained"].images([0])
     rows = []
     for kind in KINDS:
         for skip in SKIPS:
@@ -673,30 +674,32 @@ def measure_variants(model: str, options: argparse.Namespace) -> tuple[list[dict
             }
             totals = {name: int(price(found).sum()) for name, found in depths.items()}
             totals["4 bytes"] = int(price(depths["ByteDMD"], 4).sum())
-            rows.append({"model": model, "program": kind, "skip": skip, "total": totals})
+            alone = price(stack_depths(activity.program(kind, "relu", skip))).sum()
+            names = {"model": model, "program": kind, "skip": skip}
+            rows.append({**names, "total": totals, "without competition": int(alone)})
     return rows, time.process_time() - began
 
 
 def measure_batches(model: str, options: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:
-    """Steps with momentum of a batch and of single images (their mean), by width; CPU seconds.
+    """Steps with momentum of one image (mean of two), `FEW` and a batch, by width; CPU seconds.
 
     The narrow networks have the activity of some units of the full one, spread over all rates, so
-    that the width alone differs. The last width is the full one, at which only single images are
-    computed.
+    that the width alone differs. At the last width, the full one, the batch is left out.
     """
     began = time.process_time()
     rows = []
     full = observe(options.hidden, model, 0, BATCH, options.data_dir)[0]["trained"]
+    few = np.linspace(0, BATCH - 1, FEW).astype(int)  # of both tasks, as are the two
+    chosen = {1: [[0], [BATCH - 1]], FEW: [few], BATCH: [np.arange(BATCH)]}
     for hidden in (*options.widths, options.hidden):
-        k = MODELS[model][1]
-        singles = [full.image(n).narrow(hidden, k) for n in (0, BATCH - 1)]  # one of each task
-        batch = [full.narrow(hidden, k)] if hidden in options.widths else []
-        for skip in SKIPS:
-            for images, activities in ((1, singles), (BATCH, batch)):
-                if activities:
-                    found = [costs_of(a.program("momentum", model, skip)) for a in activities]
-                    names = {"model": model, "skip": skip, "hidden": hidden, "images": images}
-                    rows.append({**names, "cost": mean_costs(found)})
+        for images, groups in chosen.items():
+            if images == BATCH and hidden == options.hidden:
+                continue
+            narrow = [full.images(group).narrow(hidden, MODELS[model][1]) for group in groups]
+            for skip in SKIPS:
+                found = [costs_of(seen.program("momentum", model, skip)) for seen in narrow]
+                names = {"model": model, "skip": skip, "hidden": hidden, "images": images}
+                rows.append({**names, "cost": mean_costs(found)})
     return rows, time.process_time() - began
 
 
@@ -712,31 +715,37 @@ def extrapolate(widths: Sequence[int], costs: Sequence[float], width: int) -> fl
 def batch_summary(rows: Sequence[dict[str, Any]], width: int) -> list[dict[str, Any]]:
     """The cost of a batch at the full width, each phase extrapolated from the smaller widths.
 
-    `error` is that of the same extrapolation for one image, whose cost at the full width is known.
+    `exact` is the cost of one image and of `FEW` at the full width, and `error` that of the same
+    extrapolation of it.
     """
     found = []
     for model in MODELS:
         for skip in SKIPS:
-            of = [r for r in rows if (r["model"], r["skip"]) == (model, skip)]
-            estimates = {}
-            for images in (1, BATCH):
-                small = [r for r in of if r["images"] == images and r["hidden"] != width]
-                estimates[images] = {
-                    phase: extrapolate(
-                        [r["hidden"] for r in small], [r["cost"][phase] for r in small], width
-                    )
-                    for phase in PHASES
-                }
-            (exact,) = (r["cost"]["total"] for r in of if r["hidden"] == width)
+            of = [row for row in rows if (row["model"], row["skip"]) == (model, skip)]
+            phases = {
+                images: extrapolated_phases([row for row in of if row["images"] == images], width)
+                for images in (1, FEW, BATCH)
+            }
+            exact = {r["images"]: r["cost"]["total"] for r in of if r["hidden"] == width}
             found.append(
                 {
-                    **{"model": model, "skip": skip, "one image": exact},
-                    "error": sum(estimates[1].values()) / exact - 1,
-                    "batch": sum(estimates[BATCH].values()),
-                    "phases": estimates[BATCH],
+                    **{"model": model, "skip": skip, "batch": sum(phases[BATCH].values())},
+                    "phases": phases[BATCH],
+                    "exact": {str(images): cost for images, cost in exact.items()},
+                    "error": {
+                        str(images): sum(phases[images].values()) / cost - 1
+                        for images, cost in exact.items()
+                    },
                 }
             )
     return found
+
+
+def extrapolated_phases(rows: Sequence[dict[str, Any]], width: int) -> dict[str, float]:
+    """Each phase's cost at `width`, from those at smaller widths."""
+    small = [row for row in rows if row["hidden"] < width]
+    widths = [row["hidden"] for row in small]
+    return {p: extrapolate(widths, [row["cost"][p] for row in small], width) for p in PHASES}
 
 
 def learning_rows(
@@ -755,7 +764,9 @@ def learning_rows(
                 **{"model": batch["model"], "skip": batch["skip"]},
                 "updates": median if np.isfinite(median) else None,
                 "traffic": median * batch["batch"] if np.isfinite(median) else None,
-                "one image at a time": median * batch["one image"] if np.isfinite(median) else None,
+                "one image at a time": median * batch["exact"]["1"]
+                if np.isfinite(median)
+                else None,
             }
         )
     return rows
@@ -780,9 +791,21 @@ def summarise_costs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return summaries
 
 
+def side_by_side(
+    units: Sequence[partial[tuple[Any, ...]]], jobs: int
+) -> Iterator[tuple[Callable[..., Any], list[Any], float]]:
+    """Of each unit, in order: its function, what it found, and the CPU seconds it took."""
+    with local_executor(jobs, len(units)) as executor:
+        for unit, future in [(unit, executor.submit(unit)) for unit in units]:
+            *found, took = future.result()
+            print(f"{unit.func.__name__} {unit.args[:-1]}: {took:.0f} s", flush=True)
+            yield unit.func, found, took
+
+
 def run_study(options: argparse.Namespace) -> dict[str, Any]:
     """Everything: the contents of study/data_movement.json."""
-    units: list[Callable[[], Any]] = [
+    began, jobs = time.perf_counter(), options.jobs or min(4, available_cores())
+    units = [
         partial(measure, model, options)
         for model in MODELS
         for measure in (measure_dense, measure_variants)
@@ -792,25 +815,20 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
         for seed in range(options.n_seeds)
         for model in MODELS
     ]
-    costs, variants, updates, speeds, seconds = [], [], [], [], 0.0
-    jobs = options.jobs or min(4, available_cores())  # a job takes up to 1.3 GB
-    with local_executor(jobs, len(units)) as executor:
-        for unit, future in [(unit, executor.submit(unit)) for unit in units]:
-            *found, took = future.result()
-            seconds += took
-            if unit.func is measure_variants:
-                variants += found[0]
-            else:
-                costs += found[0]
-                if unit.func is measure_dense:
-                    speeds.append(sum(row["touches"] for row in found[0]) / took)
-                updates += found[1:]
-            print(f"{unit.func.__name__} {unit.args[:-1]}: {took:.0f} s", flush=True)
-    batches = []
-    for model in MODELS:  # one after the other: a batch takes gigabytes
-        rows, took = measure_batches(model, options)
-        batches += rows
+    costs, variants, updates, batches, speeds, seconds = [], [], [], [], [], 0.0
+    for measure, found, took in side_by_side(units, jobs):  # a job takes up to 1.3 GB
         seconds += took
+        if measure is measure_variants:
+            variants += found[0]
+        else:
+            costs += found[0]
+            if measure is measure_dense:
+                speeds.append(sum(row["touches"] for row in found[0]) / took)
+            updates += found[1:]
+    units = [partial(measure_batches, model, options) for model in MODELS]
+    for _, found, took in side_by_side(units, min(2, jobs)):  # up to 2.3 GB
+        seconds += took
+        batches += found[0]
     batch = batch_summary(batches, options.hidden)
     return {
         "schema": SCHEMA,
@@ -818,6 +836,8 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
         "question": "Does competition save memory traffic?",
         "command": options.command,
         "environment": environment(),
+        "seconds": time.perf_counter() - began,
+        "jobs": jobs,
         "core_seconds": seconds,
         "touches_per_second": float(np.mean(speeds)),
         "config": asdict(Config(hidden=options.hidden)),
@@ -914,17 +934,17 @@ def batch_table(study: dict[str, Any]) -> str:
             [
                 name_of(batch["model"]),
                 batch["skip"],
-                millions(batch["one image"]),
-                f"{batch['error']:+.1%}",
+                millions(batch["exact"]["1"]),
+                *(f"{batch['error'][images]:+.1%}" for images in ("1", str(FEW))),
                 millions(batch["batch"]),
                 f"{1 - batch['batch'] / dense['batch']:.1%}",
-                f"{batch['batch'] / BATCH / batch['one image']:.3f}",
+                f"{batch['batch'] / BATCH / batch['exact']['1']:.3f}",
                 "-" if updates is None else f"{updates:g}",
                 millions(learning["traffic"]),
                 millions(learning["one image at a time"]),
             ]
         )
-    head = ["network", "skipped", "step of one image", "error of its extrapolation"]
+    head = ["network", "skipped", "step of one image", "error of extrapolating it", f"of {FEW}"]
     head += [f"step of {BATCH}, extrapolated", "saved", "per image, over one alone"]
     head += [f"median updates to {TARGET:.0%}", "traffic to learn", "with updates of one image"]
     return markdown(head, rows)

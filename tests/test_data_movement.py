@@ -419,7 +419,7 @@ def test_the_study_writes_strict_json_tables_and_a_figure(
 
     monkeypatch.setattr(movement, "observe", made_up)
     monkeypatch.setattr(movement, "PIXELS", 20)
-    monkeypatch.setattr(movement, "BATCH", 3)
+    monkeypatch.setattr(movement, "BATCH", 5)
     monkeypatch.setattr(movement, "local_executor", lambda jobs, units: ThreadPoolExecutor(1))
     out = tmp_path / "data_movement.json"
     options = f"--hidden 16 --widths 4 8 12 --n-seeds 2 --images 3 --out {out}"
