@@ -76,8 +76,14 @@ class Program:
 
     An operation is a row (first operand, second operand or NONE, result). Arrays of scalars are
     int32 arrays of their numbers, in which NONE stands for a zero that is never stored.
+
+    For a program too long to be kept, `sample` above 1 follows one random scalar of each `sample`
+    neighbours, and drops what is done to the others alone.
     """
 
+    sample: int = 1
+    followed: np.ndarray = field(default_factory=lambda: np.empty(0, bool))  # (scalars,), sampling
+    draws: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     scalars: int = 0
     arguments: list[np.ndarray] = field(default_factory=list)
     returned: list[np.ndarray] = field(default_factory=list)
@@ -89,6 +95,13 @@ class Program:
         """Fresh scalars."""
         first = self.scalars
         self.scalars += int(np.prod(shape))
+        if self.sample > 1:
+            count = self.scalars - first
+            followed = np.zeros(count, bool)
+            group = np.arange(0, count, self.sample)
+            chosen = group + self.draws.integers(0, self.sample, len(group))
+            followed[chosen[chosen < count]] = True
+            self.followed = np.concatenate([self.followed, followed])
         return np.arange(first, self.scalars, dtype=np.int32).reshape(shape)
 
     def argument(self, *shape: int) -> np.ndarray:
@@ -98,6 +111,9 @@ class Program:
 
     def record(self, operations: np.ndarray) -> None:
         """Append operations, (n, 3)."""
+        if self.sample > 1:
+            # NONE finds the last scalar; an operation kept for that is one that is not priced.
+            operations = operations[self.followed[operations].any(axis=1)]
         self.blocks.append((self.phase, operations))
 
     def apply(self, first: np.ndarray, second: np.ndarray | int = NONE) -> np.ndarray:
@@ -336,7 +352,7 @@ def activate(program: Program, z: np.ndarray, gates: np.ndarray, k: int, skip: b
 
 
 def network_program(
-    kind: str, k: int, pixels: np.ndarray, gates: Sequence[np.ndarray], skip: bool
+    kind: str, k: int, pixels: np.ndarray, gates: Sequence[np.ndarray], skip: bool, sample: int = 1
 ) -> Program:
     """One pass of a batch through a multilayer perceptron with ten outputs.
 
@@ -359,7 +375,7 @@ def network_program(
       v = m v, v = v - dW, t = decay W, v = v - t, W = W + v, without t for biases. A gradient that
       is zero because of what was skipped is not subtracted.
     """
-    program = Program()
+    program = Program(sample)
     images = pixels.shape[1]
     sizes = [len(pixels), *map(len, gates), DIGITS]
     shapes = [shape for i, o in pairwise(sizes) for shape in ((i, o), (o,))]
@@ -512,7 +528,8 @@ SKIPS = {
 }
 PHASES = ("first layer", "activation", "later layers", "output", "backward", "update")
 BATCH = Config().batch
-FEW = 3  # the largest batch that is computed at the full width, in 2.3 GB
+FEW = 3  # the largest batch that is exact at the full width, in 2.3 GB
+SAMPLE = 16  # the full batch at the full width, by one scalar in so many, takes 3.5 GB
 TARGET = 0.95
 
 
@@ -542,24 +559,25 @@ class Activity:
             gates.append(blocks[by_rate[spread.astype(int)]].reshape(width, -1))
         return Activity(self.pixels, gates)
 
-    def program(self, kind: str, model: str, skip: str) -> Program:
+    def program(self, kind: str, model: str, skip: str, sample: int = 1) -> Program:
         """The program of one pass of all these images."""
         units, pixels = SKIPS[skip]
         read = self.pixels if pixels else np.ones_like(self.pixels)
-        return network_program(kind, MODELS[model][1], read, self.gates, units)
+        return network_program(kind, MODELS[model][1], read, self.gates, units, sample)
 
 
 def observe(
-    hidden: int, model: str, seed: int, images: int, data_dir: str | None
+    hidden: int, model: str, seed: int, images: int, data_dir: str | None, every: int = 0
 ) -> tuple[dict[str, Activity], int | None]:
     """The activity of the initial and of the trained network on test images, half of each task.
 
     The network is the main script's at its default configuration but for the width. Also, after
-    how many updates the test accuracy on Task 1 first was `TARGET`; None if it never was.
+    how many updates the test accuracy on Task 1 first was `TARGET`, tested after every so many and
+    after each epoch; None if it never was.
     """
     limit_blas_threads()
     activation, k = ACTIVATIONS[MODELS[model][0]], max(2, MODELS[model][1])
-    config = Config(hidden=hidden, k=k, evaluate_every=1)
+    config = Config(hidden=hidden, k=k, evaluate_every=every)
     tasks, live = make_tasks(config, seed, load_mnist(data_dir))
     start = initial_weights(config, seed)
     network = MLP([start[0][live], *start[1:]], activation, k)
@@ -586,11 +604,18 @@ def observe(
 
 
 def costs_of(program: Program) -> dict[str, int]:
-    """Cost by phase with one byte a scalar, and the total with four."""
-    depths = stack_depths(program)
-    phases = cost_by_phase(program, depths)
-    total = sum(phases.values())
-    return {"total": total, "total of 4 bytes": int(price(depths, 4).sum()), **phases}
+    """Cost by phase with one byte a scalar, and the total with four.
+
+    Of a sampled program an estimate: a scalar that lies below n of those that are followed is
+    taken to lie below n `sample` of all, and to be read for as many (spatial sampling, as
+    Waldspurger et al. 2015 do for reuse distances). Exact if `sample` is 1.
+    """
+    sample = program.sample
+    found = stack_depths(program, stack=program.followed if sample > 1 else None)
+    depths = np.where(found > 0, 1 + (found - 1) * sample, 0)
+    phases = {phase: sample * cost for phase, cost in cost_by_phase(program, depths).items()}
+    four = sample * int(price(depths, 4).sum())
+    return {"total": sum(phases.values()), "total of 4 bytes": four, **phases}
 
 
 def mean_costs(found: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -606,7 +631,7 @@ def measure_seed(
     A row's costs are means over its images; `std` is the total's standard deviation over them.
     """
     began = time.process_time()
-    seen, updates = observe(options.hidden, model, seed, options.images, options.data_dir)
+    seen, updates = observe(options.hidden, model, seed, options.images, options.data_dir, every=1)
     rows = []
     for weights, activity in seen.items():
         shares = {
@@ -681,71 +706,29 @@ def measure_variants(model: str, options: argparse.Namespace) -> tuple[list[dict
 
 
 def measure_batches(model: str, options: argparse.Namespace) -> tuple[list[dict[str, Any]], float]:
-    """Steps with momentum of one image (mean of two), `FEW` and a batch, by width; CPU seconds.
+    """Steps with momentum of several images at a time; CPU seconds.
 
-    The narrow networks have the activity of some units of the full one, spread over all rates, so
-    that the width alone differs. At the last width, the full one, the batch is left out.
+    Exact and by a sample of the scalars: `BATCH` images in a narrow network, and `FEW` at the full
+    width. By a sample alone: `BATCH` at the full width. The narrow network has the activity of some
+    units of the full one, spread over all rates, so that the width alone differs.
     """
     began = time.process_time()
-    rows = []
     full = observe(options.hidden, model, 0, BATCH, options.data_dir)[0]["trained"]
-    few = np.linspace(0, BATCH - 1, FEW).astype(int)  # of both tasks, as are the two
-    chosen = {1: [[0], [BATCH - 1]], FEW: [few], BATCH: [np.arange(BATCH)]}
-    for hidden in (*options.widths, options.hidden):
-        for images, groups in chosen.items():
-            if images == BATCH and hidden == options.hidden:
-                continue
-            narrow = [full.images(group).narrow(hidden, MODELS[model][1]) for group in groups]
-            for skip in SKIPS:
-                found = [costs_of(seen.program("momentum", model, skip)) for seen in narrow]
-                names = {"model": model, "skip": skip, "hidden": hidden, "images": images}
-                rows.append({**names, "cost": mean_costs(found)})
-    return rows, time.process_time() - began
-
-
-def extrapolate(widths: Sequence[int], costs: Sequence[float], width: int) -> float:
-    """The parabola in log cost over log width through the points, least squares, at `width`.
-
-    A cost of zero, of a layer whose input is silent, counts as one.
-    """
-    x = np.log(np.array(widths) / width)  # so that the constant is what is sought
-    return float(np.exp(np.polynomial.polynomial.polyfit(x, np.log(np.maximum(costs, 1)), 2)[0]))
-
-
-def batch_summary(rows: Sequence[dict[str, Any]], width: int) -> list[dict[str, Any]]:
-    """The cost of a batch at the full width, each phase extrapolated from the smaller widths.
-
-    `exact` is the cost of one image and of `FEW` at the full width, and `error` that of the same
-    extrapolation of it.
-    """
-    found = []
-    for model in MODELS:
+    few = full.images(np.linspace(0, BATCH - 1, FEW).astype(int))  # of both tasks
+    narrow = full.narrow(options.narrow, MODELS[model][1])
+    rows = []
+    for activity in (narrow, few, full):
         for skip in SKIPS:
-            of = [row for row in rows if (row["model"], row["skip"]) == (model, skip)]
-            phases = {
-                images: extrapolated_phases([row for row in of if row["images"] == images], width)
-                for images in (1, FEW, BATCH)
-            }
-            exact = {r["images"]: r["cost"]["total"] for r in of if r["hidden"] == width}
-            found.append(
+            hidden, images = activity.gates[0].shape
+            exact = activity is not full
+            rows.append(
                 {
-                    **{"model": model, "skip": skip, "batch": sum(phases[BATCH].values())},
-                    "phases": phases[BATCH],
-                    "exact": {str(images): cost for images, cost in exact.items()},
-                    "error": {
-                        str(images): sum(phases[images].values()) / cost - 1
-                        for images, cost in exact.items()
-                    },
+                    **{"model": model, "skip": skip, "hidden": hidden, "images": images},
+                    "sampled": costs_of(activity.program("momentum", model, skip, SAMPLE)),
+                    "exact": costs_of(activity.program("momentum", model, skip)) if exact else None,
                 }
             )
-    return found
-
-
-def extrapolated_phases(rows: Sequence[dict[str, Any]], width: int) -> dict[str, float]:
-    """Each phase's cost at `width`, from those at smaller widths."""
-    small = [row for row in rows if row["hidden"] < width]
-    widths = [row["hidden"] for row in small]
-    return {p: extrapolate(widths, [row["cost"][p] for row in small], width) for p in PHASES}
+    return rows, time.process_time() - began
 
 
 def learning_rows(
@@ -753,20 +736,19 @@ def learning_rows(
 ) -> list[dict[str, Any]]:
     """The traffic of learning Task 1 to `TARGET`: median updates times the cost of an update.
 
-    A run that never got there counts as one that takes longest; None if half of the runs did not.
+    `batches` are those of `BATCH` images at the full width. A run that never got there counts as
+    one that takes longest; None if half of the runs did not.
     """
     rows = []
     for batch in batches:
         found = [r["updates"] or np.inf for r in updates if r["model"] == batch["model"]]
         median = float(np.median(found))
+        learns = bool(np.isfinite(median))
         rows.append(
             {
                 **{"model": batch["model"], "skip": batch["skip"]},
-                "updates": median if np.isfinite(median) else None,
-                "traffic": median * batch["batch"] if np.isfinite(median) else None,
-                "one image at a time": median * batch["exact"]["1"]
-                if np.isfinite(median)
-                else None,
+                "updates": median if learns else None,
+                "traffic": median * batch["sampled"]["total"] if learns else None,
             }
         )
     return rows
@@ -791,21 +773,10 @@ def summarise_costs(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return summaries
 
 
-def side_by_side(
-    units: Sequence[partial[tuple[Any, ...]]], jobs: int
-) -> Iterator[tuple[Callable[..., Any], list[Any], float]]:
-    """Of each unit, in order: its function, what it found, and the CPU seconds it took."""
-    with local_executor(jobs, len(units)) as executor:
-        for unit, future in [(unit, executor.submit(unit)) for unit in units]:
-            *found, took = future.result()
-            print(f"{unit.func.__name__} {unit.args[:-1]}: {took:.0f} s", flush=True)
-            yield unit.func, found, took
-
-
 def run_study(options: argparse.Namespace) -> dict[str, Any]:
     """Everything: the contents of study/data_movement.json."""
     began, jobs = time.perf_counter(), options.jobs or min(4, available_cores())
-    units = [
+    units: list[partial[Any]] = [
         partial(measure, model, options)
         for model in MODELS
         for measure in (measure_dense, measure_variants)
@@ -816,20 +787,24 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
         for model in MODELS
     ]
     costs, variants, updates, batches, speeds, seconds = [], [], [], [], [], 0.0
-    for measure, found, took in side_by_side(units, jobs):  # a job takes up to 1.3 GB
+    with local_executor(jobs, len(units)) as executor:  # a job takes up to 1.3 GB
+        for unit, future in [(unit, executor.submit(unit)) for unit in units]:
+            *found, took = future.result()
+            seconds += took
+            if unit.func is measure_variants:
+                variants += found[0]
+            else:
+                costs += found[0]
+                if unit.func is measure_dense:
+                    speeds.append(sum(row["touches"] for row in found[0]) / took)
+                updates += found[1:]
+            print(f"{unit.func.__name__} {unit.args[:-1]}: {took:.0f} s", flush=True)
+    for model in MODELS:  # one after the other: a batch takes gigabytes
+        rows, took = measure_batches(model, options)
+        batches += rows
         seconds += took
-        if measure is measure_variants:
-            variants += found[0]
-        else:
-            costs += found[0]
-            if measure is measure_dense:
-                speeds.append(sum(row["touches"] for row in found[0]) / took)
-            updates += found[1:]
-    units = [partial(measure_batches, model, options) for model in MODELS]
-    for _, found, took in side_by_side(units, min(2, jobs)):  # up to 2.3 GB
-        seconds += took
-        batches += found[0]
-    batch = batch_summary(batches, options.hidden)
+        print(f"measure_batches {model}: {took:.0f} s", flush=True)
+    full = [row for row in batches if row["exact"] is None]
     return {
         "schema": SCHEMA,
         "name": "data_movement",
@@ -845,15 +820,16 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
         "images": {"forward": options.images, "sgd": options.updates, "momentum": options.updates},
         "costs": summarise_costs(costs),
         "variants": variants,
-        "batch": batch,
-        "batch_by_width": batches,
-        "learning": learning_rows(updates, batch),
+        "batches": batches,
+        "learning": learning_rows(updates, full),
         "updates_to_target": updates,
         "per_seed": costs,
     }
 
 
-# --- Tables and figure ----------------------------------------------------------------------------
+# --- Answer, tables, figure -----------------------------------------------------------------------
+
+SILENT, BOTH = "silent units", "silent units, zero pixels"  # of SKIPS
 
 
 def millions(cost: float | None) -> str:
@@ -868,12 +844,190 @@ def cost_rows(study: dict[str, Any], kind: str) -> Iterator[dict[str, Any]]:
     yield from sorted(rows, key=lambda r: (list(MODELS).index(r["model"]), order[r["weights"]]))
 
 
-def dense_cost(study: dict[str, Any], kind: str, model: str) -> float:
-    """The cost of a program of which nothing is skipped."""
+def cost_row(
+    study: dict[str, Any], kind: str, model: str, skip: str, weights: str = "trained"
+) -> dict[str, Any]:
+    """The row of `costs` of one program; weights matter only where silent units are skipped."""
+    sought = (model, skip, weights if SKIPS[skip][0] else "any")
     (row,) = (
-        row for row in cost_rows(study, kind) if (row["model"], row["skip"]) == (model, "dense")
+        row
+        for row in cost_rows(study, kind)
+        if (row["model"], row["skip"], row["weights"]) == sought
     )
-    return row["cost"]["total"]["mean"]
+    return row
+
+
+def saved(
+    study: dict[str, Any], kind: str, model: str, skip: str, weights: str = "trained"
+) -> float:
+    """The share of the dense cost that skipping saves."""
+    skipping, dense = (
+        cost_row(study, kind, model, name, weights)["cost"]["total"]["mean"]
+        for name in (skip, "dense")
+    )
+    return 1 - skipping / dense
+
+
+def each(text: Callable[[str], str], models: Sequence[str] = tuple(MODELS)) -> str:
+    """A text for each model."""
+    return ", ".join(f"{text(model)} ({name_of(model)})" for model in models)
+
+
+def beside_relu(study: dict[str, Any], model: str, skip: str) -> str:
+    """Whether a model costs more than trained ReLU where both skip, paired by seeds; in words."""
+    found: dict[str, list[str]] = {}
+    for kind, title in KINDS.items():
+        costs = {
+            name: {
+                row["seed"]: row["cost"]["total"]
+                for row in study["per_seed"]
+                if (row["model"], row["program"], row["skip"], row["weights"])
+                == (name, kind, skip, "trained")
+            }
+            for name in (model, "relu")
+        }
+        more = summarise([cost / costs["relu"][seed] - 1 for seed, cost in costs[model].items()])
+        low, high = more["ci95"] or [more["mean"]] * 2
+        word = "more" if low > 0 else "less" if high < 0 else "neither more nor less"
+        found.setdefault(word, []).append(f"{title} {more['mean']:+.1%}")
+    return "; ".join(f"**{word}** ({', '.join(kinds)})" for word, kinds in found.items())
+
+
+def winners_cost(study: dict[str, Any]) -> float:
+    """The largest share of an LWTA program's cost that as sparse an activation without
+    competition would save."""
+    return max(
+        1 - row["without competition"] / row["total"]["ByteDMD"] for row in study["variants"]
+    )
+
+
+def answer(study: dict[str, Any]) -> str:
+    """What the tables come to, as Markdown points."""
+
+    def activation(model: str) -> str:
+        cost = cost_row(study, "forward", model, "dense")["cost"]
+        return f"{cost['activation']['mean'] / cost['total']['mean']:.2%}"
+
+    def active(model: str, weights: str = "trained") -> str:
+        shares = cost_row(study, "forward", model, SILENT, weights)["active"]
+        return " and ".join(f"{shares[f'layer {n}']:.0%}" for n in (1, 2))
+
+    def saves(kind: str, skip: str = SILENT) -> str:
+        return each(lambda model: f"{saved(study, kind, model, skip):.1%}")
+
+    def initial(kind: str) -> str:
+        return f"{saved(study, kind, 'relu', SILENT, 'initial'):.1%}"
+
+    def update(kind: str) -> str:
+        cost = cost_row(study, kind, "relu", "dense")["cost"]
+        return f"{cost['update']['mean'] / cost['total']['mean']:.0%}"
+
+    batch, errors = batch_costs(study), batch_errors(study)
+    dense = batch["relu", "dense"]
+    learning = {(row["model"], row["skip"]): row for row in study["learning"]}
+    alike = [kept for _, accounting, kept in agreements(study) if accounting != "ByteDMD"]
+
+    def batch_saves(skip: str) -> str:
+        return each(lambda model: f"{1 - batch[model, skip] / batch[model, 'dense']:.1%}")
+
+    points = [
+        "Finding the winners costs next to nothing. Of a dense forward pass, the activation is "
+        f"{each(activation)}. As sparse an activation that needs no winner would save at most "
+        f"{winners_cost(study):.2%} of any LWTA program here.",
+        f"What saves is silence, whoever causes it. After training {each(active)} of the units "
+        "of the two hidden layers are active. Reading no weights of silent units saves of a "
+        f"forward pass {saves('forward')}. Untrained, ReLU has {active('relu', 'initial')} active "
+        f"and saves {initial('forward')}. Skipping zero pixels, which no activation has earned, "
+        f"saves {saved(study, 'forward', 'relu', 'zero pixels'):.1%}.",
+        "Competition or the sparsity that ReLU learns by itself? Where silent units are skipped, "
+        + "; ".join(
+            f"{name_of(model)} costs, compared with trained ReLU, "
+            + beside_relu(study, model, SILENT)
+            for model in ("lwta", "lwta4")
+        )
+        + ".",
+        f"Of an SGD step with one image silence saves {saves('sgd')}: the update is "
+        f"{update('sgd')} of the dense step, and a silent unit's weights need none. Momentum and "
+        f"decay touch every weight all the same: the update is {update('momentum')} of the step, "
+        f"and silence saves {saves('momentum')}.",
+        f"A batch of {BATCH} shares the update: a dense step costs {millions(dense)} million, per "
+        f"image {dense / BATCH / one_image(study, 'relu', 'dense'):.2f} of what a step of one "
+        f"costs. Silence saves {batch_saves(SILENT)}; with zero pixels skipped too, "
+        f"{batch_saves(BOTH)}. That is extrapolated from one scalar in {SAMPLE}, which misses the "
+        f"cost of smaller batches and networks, known exactly, by {min(errors):+.1%} to "
+        f"{max(errors):+.1%}.",
+        f"Under the other ways of accounting {min(alike):.0%} to {max(alike):.0%} of all pairs of "
+        "networks keep their order.",
+        f"Task 1 is learned to {TARGET:.0%} after a median of "
+        + each(lambda m: updates_text(study, m))
+        + " updates. Dense, that is "
+        + each(lambda m: f"{millions(learning[m, 'dense']['traffic'])}")
+        + " million of traffic; with silent units and zero pixels skipped, "
+        + each(lambda m: f"{millions(learning[m, BOTH]['traffic'])}")
+        + ".",
+    ]
+    return "\n".join(f"- {point}" for point in points)
+
+
+def batch_costs(study: dict[str, Any]) -> dict[tuple[str, str], float]:
+    """The estimated cost of a batch at the full width, by network and what is skipped."""
+    return {
+        (row["model"], row["skip"]): row["sampled"]["total"]
+        for row in study["batches"]
+        if row["exact"] is None
+    }
+
+
+def batch_errors(study: dict[str, Any]) -> list[float]:
+    """By how much the same estimate misses each cost that is known."""
+    return [
+        row["sampled"]["total"] / row["exact"]["total"] - 1
+        for row in study["batches"]
+        if row["exact"] is not None
+    ]
+
+
+def one_image(study: dict[str, Any], model: str, skip: str) -> float:
+    """The cost of a step of one image with momentum and decay, after training."""
+    return cost_row(study, "momentum", model, skip)["cost"]["total"]["mean"]
+
+
+def updates_text(study: dict[str, Any], model: str) -> str:
+    """The median number of updates to `TARGET`, with the lowest and the highest."""
+    found = sorted(
+        r["updates"] or np.inf for r in study["updates_to_target"] if r["model"] == model
+    )
+    median, low, high = (
+        f"{value:g}" if np.isfinite(value) else "never"
+        for value in (np.median(found), found[0], found[-1])
+    )
+    return f"{median} [{low} to {high}]"
+
+
+def overview_table(study: dict[str, Any]) -> str:
+    """Each network's cost in millions, and in brackets what skipping saves."""
+    batches = batch_costs(study)
+    rows = []
+    for row in cost_rows(study, "forward"):
+        model, skip, weights = row["model"], row["skip"], row["weights"]
+        if weights == "initial" and model != "relu":
+            continue  # as many units are active as after training
+        cells = []
+        for kind in KINDS:
+            cost = cost_row(study, kind, model, skip, weights)["cost"]["total"]["mean"]
+            cells.append((cost, saved(study, kind, model, skip, weights)))
+        if weights != "initial":
+            batch = batches[model, skip]
+            cells.append((batch, 1 - batch / batches[model, "dense"]))
+        texts = [
+            millions(cost) + (f" ({share:.1%})" if skip != "dense" else "") for cost, share in cells
+        ]
+        untrained = ", untrained" if weights == "initial" else ""
+        rows.append(
+            [name_of(model) + untrained, skip, *texts, *["-"] * (len(KINDS) + 1 - len(texts))]
+        )
+    head = ["network", "skipped", *KINDS.values(), f"the same, {BATCH} images, extrapolated"]
+    return markdown(head, rows)
 
 
 def phase_table(study: dict[str, Any], kind: str) -> str:
@@ -885,36 +1039,30 @@ def phase_table(study: dict[str, Any], kind: str) -> str:
         phases = [phase for phase in PHASES if phase in cost]
         interval = total["ci95"] and (total["ci95"][1] - total["ci95"][0]) / 2
         spread = f" ± {millions(interval)}" if interval else ""
-        saved = 1 - total["mean"] / dense_cost(study, kind, row["model"])
+        share = saved(study, kind, row["model"], row["skip"], row["weights"])
         rows.append(
             [
                 name_of(row["model"]),
-                row["skip"] if row["skip"] == "dense" else f"skip {row['skip']}",
+                row["skip"],
                 row["weights"],
                 millions(total["mean"]) + spread,
                 millions(row["std_images"]),
                 *(millions(cost[phase]["mean"]) for phase in phases),
                 f"{cost['activation']['mean'] / total['mean']:.2%}",
-                f"{saved:.1%}" if row["skip"] != "dense" else "",
+                f"{share:.1%}" if row["skip"] != "dense" else "",
             ]
         )
-    head = ["network", KINDS[kind], "weights", "total, 95 % interval", "std over images"]
+    head = ["network", "skipped", "weights", "total, 95 % interval", "std over images"]
     return markdown([*head, *phases, "share of the activation", "saved"], rows)
 
 
-def variant_table(study: dict[str, Any]) -> str:
-    """Each accounting's total over that of dense ReLU, and whether it ranks the programs alike."""
-    rows = []
-    for kind, title in KINDS.items():
-        of = [row for row in study["variants"] if row["program"] == kind]
-        for accounting in of[0]["total"]:
-            totals = [row["total"][accounting] for row in of]
-            kept = agreement([row["total"]["ByteDMD"] for row in of], totals)
-            cells = [f"{total / totals[0]:.3f}" for total in totals]
-            rows.append([title, accounting, millions(totals[0]), *cells, f"{kept:.0%}"])
-    names = [f"{name_of(row['model'])}, {row['skip']}" for row in of]
-    head = ["program", "accounting", "dense ReLU, millions", *names]
-    return markdown([*head, "pairs ranked alike"], rows)
+def agreements(study: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """For each program and accounting, the share of pairs of networks ranked as by ByteDMD."""
+    for kind in KINDS:
+        of = [row["total"] for row in study["variants"] if row["program"] == kind]
+        for accounting in of[0]:
+            pair = ([totals[name] for totals in of] for name in ("ByteDMD", accounting))
+            yield kind, accounting, agreement(*pair)
 
 
 def agreement(first: Sequence[float], second: Sequence[float]) -> float:
@@ -924,36 +1072,86 @@ def agreement(first: Sequence[float], second: Sequence[float]) -> float:
     return float(np.mean(signs[0] == signs[1]))
 
 
-def batch_table(study: dict[str, Any]) -> str:
-    """A batch's step with momentum, extrapolated; and the traffic to learn Task 1."""
+def variant_table(study: dict[str, Any]) -> str:
+    """What skipping saves of each network, by accounting, and the pairs ranked alike."""
+    totals = {
+        (row["program"], row["model"], row["skip"]): row["total"] for row in study["variants"]
+    }
+    columns = [("relu", "zero pixels"), *((m, skip) for skip in (SILENT, BOTH) for m in MODELS)]
     rows = []
-    for batch, learning in zip(study["batch"], study["learning"], strict=True):
-        dense = next(row for row in study["batch"] if row["model"] == batch["model"])
-        updates = learning["updates"]
-        rows.append(
-            [
-                name_of(batch["model"]),
-                batch["skip"],
-                millions(batch["exact"]["1"]),
-                *(f"{batch['error'][images]:+.1%}" for images in ("1", str(FEW))),
-                millions(batch["batch"]),
-                f"{1 - batch['batch'] / dense['batch']:.1%}",
-                f"{batch['batch'] / BATCH / batch['exact']['1']:.3f}",
-                "-" if updates is None else f"{updates:g}",
-                millions(learning["traffic"]),
-                millions(learning["one image at a time"]),
-            ]
+    for kind, accounting, kept in agreements(study):
+        cells = [
+            f"{1 - totals[kind, m, skip][accounting] / totals[kind, m, 'dense'][accounting]:.1%}"
+            for m, skip in columns
+        ]
+        dense = millions(totals[kind, "relu", "dense"][accounting])
+        rows.append([KINDS[kind], accounting, dense, *cells, f"{kept:.0%}"])
+    head = [f"{name_of(model)} saves by {skip}" for model, skip in columns]
+    return markdown(
+        ["program", "accounting", "dense ReLU, millions", *head, "pairs ranked alike"], rows
+    )
+
+
+def batch_table(study: dict[str, Any]) -> str:
+    """Steps of several images with momentum and decay, exact and extrapolated from a sample."""
+    sizes = list(dict.fromkeys((row["hidden"], row["images"]) for row in study["batches"]))
+    found = {
+        (row["model"], row["skip"], row["hidden"], row["images"]): row for row in study["batches"]
+    }
+    rows = []
+    for model, skip in batch_costs(study):
+        cells = [name_of(model), skip]
+        for size in sizes:
+            row, dense = (found[(model, name, *size)] for name in (skip, "dense"))
+            best = "exact" if row["exact"] else "sampled"
+            cost = row[best]["total"]
+            saving = f" ({1 - cost / dense[best]['total']:.1%})" if skip != "dense" else ""
+            cells.append(millions(cost) + saving)
+            if row["exact"]:
+                cells.append(f"{row['sampled']['total'] / cost - 1:+.1%}")
+        cells.append(
+            f"{batch_costs(study)[model, skip] / BATCH / one_image(study, model, skip):.3f}"
         )
-    head = ["network", "skipped", "step of one image", "error of extrapolating it", f"of {FEW}"]
-    head += [f"step of {BATCH}, extrapolated", "saved", "per image, over one alone"]
-    head += [f"median updates to {TARGET:.0%}", "traffic to learn", "with updates of one image"]
+        rows.append(cells)
+    (narrow, few, full) = (f"{images} images, {hidden} units" for hidden, images in sizes)
+    head = ["network", "skipped", f"{narrow}, exact", "error of a sample", f"{few}, exact"]
+    head += ["error of a sample", f"{full}, extrapolated from a sample"]
+    return markdown([*head, "per image, over one alone"], rows)
+
+
+def learning_table(study: dict[str, Any]) -> str:
+    """Updates to learn Task 1, and their traffic in millions."""
+    rows = [
+        [
+            name_of(row["model"]),
+            row["skip"],
+            updates_text(study, row["model"]),
+            millions(row["traffic"]),
+            "-"
+            if row["updates"] is None
+            else millions(row["updates"] * one_image(study, row["model"], row["skip"])),
+        ]
+        for row in study["learning"]
+    ]
+    head = ["network", "skipped", f"median updates to {TARGET:.0%} [lowest to highest]"]
+    head += [f"traffic with batches of {BATCH}, extrapolated", "if a step had one image, exact"]
     return markdown(head, rows)
 
 
+def detail_tables(study: dict[str, Any]) -> dict[str, str]:
+    """Each table beyond the overview, in Markdown, by its title; costs in millions."""
+    return {
+        **{f"By phase: {text}, one image": phase_table(study, k) for k, text in KINDS.items()},
+        "Other ways of accounting": variant_table(study),
+        f"A batch of {BATCH}, with momentum and decay": batch_table(study),
+        "The traffic to learn Task 1": learning_table(study),
+    }
+
+
 def report(study: dict[str, Any]) -> str:
-    """Every table, in Markdown; costs in millions."""
-    tables = [phase_table(study, kind) for kind in KINDS]
-    return "\n\n".join([*tables, variant_table(study), batch_table(study)])
+    """The answer and every table, in Markdown."""
+    tables = [f"{title}\n\n{table}" for title, table in detail_tables(study).items()]
+    return "\n\n".join([answer(study), overview_table(study), *tables])
 
 
 # Not the colours of the models; greys for the two phases that are largest.
@@ -1023,12 +1221,11 @@ def command_line() -> argparse.ArgumentParser:
         "--updates", type=int, default=2, metavar="N", help="images for updates (default 2)"
     )
     parser.add_argument(
-        "--widths",
+        "--narrow",
         type=int,
-        nargs="+",
-        default=[12, 24, 40],
+        default=40,
         metavar="N",
-        help=f"hidden units at which a batch of {BATCH} is computed (default 12 24 40)",
+        help=f"hidden units at which a batch of {BATCH} is exact (default 40)",
     )
     parser.add_argument(
         "--jobs", type=int, default=None, metavar="N", help="default: the cores, up to 4"
@@ -1058,13 +1255,13 @@ def check_options(options: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
     if options.updates > options.images:
         raise InputError("--updates must not be above --images")
-    for width in (options.hidden, *options.widths):
+    for width in (options.hidden, options.narrow):
         if width < 4 or width % 4:
             raise InputError(
                 f"width {width} cannot be cut into blocks of 2 and 4; choose a multiple"
             )
-    if len(set(options.widths)) < 3 or max(options.widths) >= options.hidden:
-        raise InputError("--widths: an extrapolation needs three different ones below --hidden")
+    if options.narrow >= options.hidden:
+        raise InputError("--narrow must be below --hidden")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -378,7 +378,7 @@ def test_costs_by_phase_add_up() -> None:
 
 
 def test_a_network_is_observed_before_and_after_training() -> None:
-    seen, updates = movement.observe(16, "lwta4", 0, 4, None)
+    seen, updates = movement.observe(16, "lwta4", 0, 4, None, every=2)
     for activity in seen.values():
         assert [part.shape for part in (activity.pixels, *activity.gates)] == [
             *((784, 4), (16, 4), (16, 4))
@@ -389,11 +389,22 @@ def test_a_network_is_observed_before_and_after_training() -> None:
     assert updates is None or 0 < updates <= 200
 
 
-def test_a_power_of_the_width_is_extrapolated_exactly() -> None:
-    widths = [10, 20, 40]
-    assert movement.extrapolate(widths, [3 * w**2.5 for w in widths], 400) == pytest.approx(
-        3 * 400**2.5
-    )
+def test_a_sample_estimates_the_cost_of_a_long_program() -> None:
+    rng = np.random.default_rng(0)
+    activity = Activity(rng.random((200, 8)) < 0.3, [rng.random((40, 8)) < 0.5] * 2)
+    for skip in movement.SKIPS:
+        exact, found = (
+            movement.costs_of(activity.program("momentum", "relu", skip, sample))
+            for sample in (1, 4)
+        )
+        assert found["total"] == pytest.approx(exact["total"], rel=0.02)
+        assert found["total"] != exact["total"]
+
+
+def test_a_sample_follows_one_scalar_of_each_group() -> None:
+    program = Program(4)
+    program.argument(3, 40)
+    assert (program.followed.reshape(-1, 4).sum(axis=1) == 1).all()
 
 
 def test_narrow_networks_keep_the_rates_and_one_winner_a_block() -> None:
@@ -409,7 +420,7 @@ def test_the_study_writes_strict_json_tables_and_a_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def made_up(
-        hidden: int, model: str, seed: int, images: int, data_dir: str | None
+        hidden: int, model: str, seed: int, images: int, data_dir: str | None, every: int = 0
     ) -> tuple[dict[str, Activity], int | None]:
         rng = np.random.default_rng(seed)
         gates = [rng.random((hidden, images)) < 0.5 for _ in range(2)]
@@ -422,7 +433,7 @@ def test_the_study_writes_strict_json_tables_and_a_figure(
     monkeypatch.setattr(movement, "BATCH", 5)
     monkeypatch.setattr(movement, "local_executor", lambda jobs, units: ThreadPoolExecutor(1))
     out = tmp_path / "data_movement.json"
-    options = f"--hidden 16 --widths 4 8 12 --n-seeds 2 --images 3 --out {out}"
+    options = f"--hidden 16 --narrow 12 --n-seeds 2 --images 3 --out {out}"
     assert movement.main(options.split()) == 0
 
     def refuse(constant: str) -> None:
@@ -465,7 +476,7 @@ def test_every_kernel_runs(name: str) -> None:
         ("--kernel matvec --size 2 --bytes 0", "--bytes must be 1"),
         ("--size 3", "--size needs --kernel"),
         ("--hidden 30", "width 30"),
-        ("--widths 4 8", "three different"),
+        ("--narrow 30", "width 30"),
         ("--hidden 40", "below --hidden"),
         ("--n-seeds 0", "--n-seeds must be 1"),
         ("--images 2 --updates 3", "--updates must not be above"),
