@@ -873,100 +873,142 @@ def each(text: Callable[[str], str], models: Sequence[str] = tuple(MODELS)) -> s
     return ", ".join(f"{text(model)} ({name_of(model)})" for model in models)
 
 
-def beside_relu(study: dict[str, Any], model: str, skip: str) -> str:
-    """Whether a model costs more than trained ReLU where both skip, paired by seeds; in words."""
-    found: dict[str, list[str]] = {}
-    for kind, title in KINDS.items():
-        costs = {
-            name: {
-                row["seed"]: row["cost"]["total"]
-                for row in study["per_seed"]
-                if (row["model"], row["program"], row["skip"], row["weights"])
-                == (name, kind, skip, "trained")
-            }
-            for name in (model, "relu")
-        }
-        more = summarise([cost / costs["relu"][seed] - 1 for seed, cost in costs[model].items()])
-        low, high = more["ci95"] or [more["mean"]] * 2
-        word = "more" if low > 0 else "less" if high < 0 else "neither more nor less"
-        found.setdefault(word, []).append(f"{title} {more['mean']:+.1%}")
-    return "; ".join(f"**{word}** ({', '.join(kinds)})" for word, kinds in found.items())
+def share(study: dict[str, Any], kind: str, model: str, phase: str) -> float:
+    """A phase's share of the dense cost."""
+    cost = cost_row(study, kind, model, "dense")["cost"]
+    return cost[phase]["mean"] / cost["total"]["mean"]
 
 
-def winners_cost(study: dict[str, Any]) -> float:
-    """The largest share of an LWTA program's cost that as sparse an activation without
-    competition would save."""
-    return max(
-        1 - row["without competition"] / row["total"]["ByteDMD"] for row in study["variants"]
+def saved_by_each(study: dict[str, Any], kind: str, skip: str) -> str:
+    """What skipping saves of each trained network's dense cost."""
+    return each(lambda model: f"{saved(study, kind, model, skip):.1%}")
+
+
+def winners_cost(study: dict[str, Any]) -> list[float]:
+    """Of each program, the share that an activation with the same silent units, but without
+    competition, would save."""
+    return [1 - row["without competition"] / row["total"]["ByteDMD"] for row in study["variants"]]
+
+
+def point_winners(study: dict[str, Any]) -> str:
+    """What it costs to read everything for the maximum."""
+    shares = each(lambda model: f"{share(study, 'forward', model, 'activation'):.2%}")
+    return (
+        f"Of a dense forward pass the activation costs {shares}. An activation with the same "
+        "silent units that needs no winner, each unit looking at itself alone, would save at most "
+        f"{max(winners_cost(study)):.3%} of any program here."
     )
+
+
+def point_silence(study: dict[str, Any]) -> str:
+    """What silent units save of a forward pass, trained and initial."""
+
+    def active(model: str, weights: str = "trained") -> str:
+        shares = cost_row(study, "forward", model, SILENT, weights)["active"]
+        return f"{shares['layer 1']:.0%} and {shares['layer 2']:.0%}"
+
+    return (
+        f"After training {each(active)} of the units of the two hidden layers are active. Skipping "
+        f"the others saves {saved_by_each(study, 'forward', SILENT)} of a forward pass; the first "
+        f"layer, {share(study, 'forward', 'relu', 'first layer'):.0%} of it, is read all the same. "
+        f"With initial weights ReLU has {active('relu', 'initial')} active and saves "
+        f"{saved(study, 'forward', 'relu', SILENT, 'initial'):.1%}. Zero pixels save every network "
+        f"{saved(study, 'forward', 'relu', 'zero pixels'):.1%}; on top of that, silent units bring "
+        f"it to {saved_by_each(study, 'forward', BOTH)}."
+    )
+
+
+def point_rivals(study: dict[str, Any]) -> str:
+    """Whether LWTA costs more than trained ReLU, paired by seeds, where both skip silent units."""
+
+    def totals(model: str, kind: str) -> dict[int, float]:
+        sought = (model, kind, SILENT, "trained")
+        return {
+            row["seed"]: row["cost"]["total"]
+            for row in study["per_seed"]
+            if (row["model"], row["program"], row["skip"], row["weights"]) == sought
+        }
+
+    sentences = []
+    for model in ("lwta", "lwta4"):
+        found: dict[str, list[str]] = {}
+        for kind, title in KINDS.items():
+            relu = totals("relu", kind)
+            more = summarise([cost / relu[seed] - 1 for seed, cost in totals(model, kind).items()])
+            low, high = more["ci95"] or [more["mean"]] * 2
+            verdict = "more" if low > 0 else "less" if high < 0 else "neither more nor less"
+            interval = f"{low:+.1%} to {high:+.1%}"
+            found.setdefault(verdict, []).append(f"{title} {more['mean']:+.1%}, {interval}")
+        verdicts = [f"**{word}** ({'; '.join(kinds)})" for word, kinds in found.items()]
+        sentences.append(f"{name_of(model)} costs {', '.join(verdicts)}.")
+    return "Compared with trained ReLU, both skipping silent units: " + " ".join(sentences)
+
+
+def point_update(study: dict[str, Any]) -> str:
+    """How momentum and decay change the answer."""
+    return (
+        f"The update is {share(study, 'sgd', 'relu', 'update'):.0%} of a dense SGD step of one "
+        "image, and a silent unit's weights need none: silent units save "
+        f"{saved_by_each(study, 'sgd', SILENT)}. Momentum and decay touch every weight whatever is "
+        f"silent: the update is {share(study, 'momentum', 'relu', 'update'):.0%}, and silent units "
+        f"save {saved_by_each(study, 'momentum', SILENT)}."
+    )
+
+
+def point_batch(study: dict[str, Any]) -> str:
+    """How a batch does, and how well that is known."""
+    costs, errors = batch_costs(study), batch_errors(study)
+    per_image = costs["relu", "dense"] / BATCH / one_image(study, "relu", "dense")
+
+    def saves(skip: str) -> str:
+        return each(lambda model: f"{1 - costs[model, skip] / costs[model, 'dense']:.1%}")
+
+    return (
+        f"{BATCH} images share one update: a dense step, with momentum and decay, costs per image "
+        f"{per_image:.0%} of a step of one. Silent units save {saves(SILENT)}, zero pixels too "
+        f"{saves(BOTH)}. This is extrapolated from one scalar in {SAMPLE}; the same extrapolation "
+        f"misses what is known exactly by {min(errors):+.1%} to {max(errors):+.1%}."
+    )
+
+
+def point_accounting(study: dict[str, Any]) -> str:
+    """Whether the ranking depends on the accounting."""
+    kept = [kept for _, accounting, kept in agreements(study) if accounting != "ByteDMD"]
+    return (
+        "If nothing ever leaves the stack, with a second stack for the parameters, or with 4 bytes "
+        f"a scalar, {min(kept):.0%} to {max(kept):.0%} of all pairs of networks rank as before."
+    )
+
+
+def point_learning(study: dict[str, Any]) -> str:
+    """The traffic to learn."""
+    traffic = {(row["model"], row["skip"]): row["traffic"] for row in study["learning"]}
+
+    def billions(skip: str) -> str:
+        return each(lambda m: "-" if traffic[m, skip] is None else f"{traffic[m, skip] / 1e9:.1f}")
+
+    return (
+        f"{TARGET:.0%} on Task 1 takes a median over {study['n']} seeds of "
+        f"{each(lambda m: updates_text(study, m))} updates of {BATCH} images, so "
+        f"{billions('dense')} billion dense, {billions(SILENT)} without silent units, "
+        f"{billions(BOTH)} without zero pixels too."
+    )
+
+
+POINTS = {
+    "Finding the winners": point_winners,
+    "Silent units": point_silence,
+    "Competition or ReLU's own sparsity": point_rivals,
+    "Momentum and decay": point_update,
+    f"A batch of {BATCH}": point_batch,
+    "Other accounting": point_accounting,
+    "The traffic to learn": point_learning,
+}
 
 
 def answer(study: dict[str, Any]) -> str:
     """What the tables come to, as Markdown points."""
-
-    def activation(model: str) -> str:
-        cost = cost_row(study, "forward", model, "dense")["cost"]
-        return f"{cost['activation']['mean'] / cost['total']['mean']:.2%}"
-
-    def active(model: str, weights: str = "trained") -> str:
-        shares = cost_row(study, "forward", model, SILENT, weights)["active"]
-        return " and ".join(f"{shares[f'layer {n}']:.0%}" for n in (1, 2))
-
-    def saves(kind: str, skip: str = SILENT) -> str:
-        return each(lambda model: f"{saved(study, kind, model, skip):.1%}")
-
-    def initial(kind: str) -> str:
-        return f"{saved(study, kind, 'relu', SILENT, 'initial'):.1%}"
-
-    def update(kind: str) -> str:
-        cost = cost_row(study, kind, "relu", "dense")["cost"]
-        return f"{cost['update']['mean'] / cost['total']['mean']:.0%}"
-
-    batch, errors = batch_costs(study), batch_errors(study)
-    dense = batch["relu", "dense"]
-    learning = {(row["model"], row["skip"]): row for row in study["learning"]}
-    alike = [kept for _, accounting, kept in agreements(study) if accounting != "ByteDMD"]
-
-    def batch_saves(skip: str) -> str:
-        return each(lambda model: f"{1 - batch[model, skip] / batch[model, 'dense']:.1%}")
-
-    points = [
-        "Finding the winners costs next to nothing. Of a dense forward pass, the activation is "
-        f"{each(activation)}. As sparse an activation that needs no winner would save at most "
-        f"{winners_cost(study):.2%} of any LWTA program here.",
-        f"What saves is silence, whoever causes it. After training {each(active)} of the units "
-        "of the two hidden layers are active. Reading no weights of silent units saves of a "
-        f"forward pass {saves('forward')}. Untrained, ReLU has {active('relu', 'initial')} active "
-        f"and saves {initial('forward')}. Skipping zero pixels, which no activation has earned, "
-        f"saves {saved(study, 'forward', 'relu', 'zero pixels'):.1%}.",
-        "Competition or the sparsity that ReLU learns by itself? Where silent units are skipped, "
-        + "; ".join(
-            f"{name_of(model)} costs, compared with trained ReLU, "
-            + beside_relu(study, model, SILENT)
-            for model in ("lwta", "lwta4")
-        )
-        + ".",
-        f"Of an SGD step with one image silence saves {saves('sgd')}: the update is "
-        f"{update('sgd')} of the dense step, and a silent unit's weights need none. Momentum and "
-        f"decay touch every weight all the same: the update is {update('momentum')} of the step, "
-        f"and silence saves {saves('momentum')}.",
-        f"A batch of {BATCH} shares the update: a dense step costs {millions(dense)} million, per "
-        f"image {dense / BATCH / one_image(study, 'relu', 'dense'):.2f} of what a step of one "
-        f"costs. Silence saves {batch_saves(SILENT)}; with zero pixels skipped too, "
-        f"{batch_saves(BOTH)}. That is extrapolated from one scalar in {SAMPLE}, which misses the "
-        f"cost of smaller batches and networks, known exactly, by {min(errors):+.1%} to "
-        f"{max(errors):+.1%}.",
-        f"Under the other ways of accounting {min(alike):.0%} to {max(alike):.0%} of all pairs of "
-        "networks keep their order.",
-        f"Task 1 is learned to {TARGET:.0%} after a median of "
-        + each(lambda m: updates_text(study, m))
-        + " updates. Dense, that is "
-        + each(lambda m: f"{millions(learning[m, 'dense']['traffic'])}")
-        + " million of traffic; with silent units and zero pixels skipped, "
-        + each(lambda m: f"{millions(learning[m, BOTH]['traffic'])}")
-        + ".",
-    ]
-    return "\n".join(f"- {point}" for point in points)
+    return "\n".join(f"- **{title}.** {point(study)}" for title, point in POINTS.items())
 
 
 def batch_costs(study: dict[str, Any]) -> dict[tuple[str, str], float]:
@@ -1161,7 +1203,12 @@ PHASE_COLOURS = ("0.35", "#CC79A7", "#F0E442", "#009E73", "#56B4E9", "0.8")
 def movement_figure(study: dict[str, Any]) -> Figure:
     """Cost by phase of each program; a diamond shows the total with initial weights."""
     figure, panels = plt.subplots(
-        1, len(KINDS), figsize=(14, 5.2), layout="constrained", sharey=True
+        1, len(KINDS), figsize=(14, 5.5), layout="constrained", sharey=True
+    )
+    hidden = study["config"]["hidden"]
+    figure.suptitle(
+        f"Memory traffic of one image by phase, {PIXELS}-{hidden}-{hidden}-{DIGITS}, "
+        "mean over images and seeds"
     )
     places = {
         (model, skip): block * (len(SKIPS) + 1) + line
@@ -1181,7 +1228,7 @@ def movement_figure(study: dict[str, Any]) -> Figure:
                     length = row["cost"][phase]["mean"] / 1e6
                     axes.barh(y, length, 0.8, left, color=shade)
                     left += length
-        axes.set(title=f"one image: {title}", xlabel="ByteDMD cost, millions")
+        axes.set(title=title, xlabel="ByteDMD cost, millions")
         axes.title.set_fontsize(11)
     names = [
         f"{name_of(model)}, {skip if skip == 'dense' else f'skip {skip}'}" for model, skip in places

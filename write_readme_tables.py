@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from compete_to_compute import STATUSES, InputError, label, run_script, write_atomically
+from measure_data_movement import answer as movement_answer
+from measure_data_movement import detail_tables, overview_table
 from study_mechanism import LABELS
 from study_open_questions import (
     PAPER_ERRORS,
@@ -879,6 +881,30 @@ def controls() -> str:
     return markdown([*head, "ReLU minus it, paired"], rows)
 
 
+def data_movement() -> str:
+    """Memory traffic: the answer, and each network in one table."""
+    data = study("data_movement")
+    return f"{movement_answer(data)}\n\n{overview_table(data)}"
+
+
+def data_movement_tables() -> str:
+    """Memory traffic: the other tables, folded, and what they took to make."""
+    data = study("data_movement")
+    parts = [
+        f"<details><summary>{title}</summary>\n\n{table}\n\n</details>"
+        for title, table in detail_tables(data).items()
+    ]
+    machine = data["environment"]
+    parts.append(
+        f"Made in {data['seconds'] / 60:.0f} minutes by {data['jobs']} processes on "
+        f"{machine['processor']}, {machine['cores']} cores, of which it used "
+        f"{data['core_seconds'] / data['seconds']:.1f}: {data['core_seconds'] / 60:.0f} minutes of "
+        f"one core. {data['touches_per_second'] / 1e6:.1f} million reads and writes are priced in "
+        "a second of one core."
+    )
+    return "\n\n".join(parts)
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "answer": answer,
@@ -891,6 +917,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "study_claims": study_claims,
         "paper": paper,
         "open_questions": open_questions,
+        "data_movement": data_movement,
+        "data_movement_tables": data_movement_tables,
         "scale": scale,
         "benchmark": benchmark,
     },
