@@ -310,41 +310,72 @@ def times_ours(seconds: dict[str, float], ratio: dict[str, float]) -> str:
     )
 
 
+def case_name(case: dict[str, Any]) -> str:
+    """Size, seeds and threads of a case of peers.py, in words."""
+    counts = [(case["seeds"], "seed"), (case["threads"], "thread")]
+    return ", ".join([case["size"], *(f"{n} {what}{'s' * (n > 1)}" for n, what in counts)])
+
+
 def peers() -> str:
-    """The same training in other libraries, beside ours."""
-    data = study("benchmark")["peers"]
-    blocks = []
+    """The same training in other libraries, beside ours: ratios, then everything, folded."""
+    data = study("benchmark").get("peers")
+    if not data:
+        return "Not measured yet: `python3 peers.py` does it."
+    cases = list(data["cases"].values())
+    ratios: dict[str, dict[str, str]] = {}
+    behind: list[str] = []
     differences: dict[str, float] = {}
-    for case in data["cases"].values():
-        rows = []
+    blocks = []
+    for case in cases:
+        here, rows = case_name(case), []
         for name, found in case["libraries"].items():
+            times = {
+                f"{label(m)} training": (found[m]["train_s"], found[m]["over_ours"])
+                for m in ("relu", "lwta")
+                if m in found
+            }
+            if "process_s" in found:
+                times["whole process"] = (found["process_s"], found["process_over_ours"])
+            ratios.setdefault(name, {})[here] = " / ".join(
+                f"{times[what][1]['median']:.2f}" if what in times else "-"
+                for what in ("ReLU training", "LWTA training", "whole process")
+            )
+            if not name.startswith(("compete_to_compute", "matrix products")):
+                behind += [
+                    f"{name}, {what}, {here}: {ratio['median']:.2f} "
+                    f"({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+                    for what, (_, ratio) in times.items()
+                    if ratio["median"] < 1
+                ]
             cells = [name]
-            for model in ("relu", "lwta"):
-                trained = found.get(model)
-                cells.append(
-                    times_ours(trained["train_s"], trained["over_ours"]) if trained else ""
-                )
-                if trained and "task1_difference" in trained:
-                    most = max(differences.get(name, 0), trained["task1_difference"])
-                    differences[name] = most
+            for what in ("ReLU training", "LWTA training"):
+                cells.append(times_ours(*times[what]) if what in times else "")
             warm_up = found.get("warm_up_s")
             cells.append(
                 f"{warm_up['median']:.1f} s, at most {warm_up['highest']:.1f}" if warm_up else ""
             )
-            whole = "process_s" in found
-            cells += [
-                times_ours(found["process_s"], found["process_over_ours"]) if whole else "",
-                f"{found['peak_mb']['median']:.0f} MB" if whole else "",
-            ]
+            whole = "whole process" in times
+            cells.append(times_ours(*times["whole process"]) if whole else "")
+            cells.append(f"{found['peak_mb']['median']:.0f} MB" if whole else "")
             rows.append(cells)
-        many, threads = case["seeds"] > 1, case["threads"]
-        head = ["library", *(f"training {label(m)}" for m in ("relu", "lwta"))]
-        head += ["warm-up", "whole process", "peak memory"]
+            for trained in (found.get(m, {}) for m in ("relu", "lwta")):
+                if "task1_difference" in trained:
+                    most = max(differences.get(name, 0), trained["task1_difference"])
+                    differences[name] = most
+        head = ["library", "ReLU training", "LWTA training", "warm-up", "whole process", "memory"]
+        many = case["rounds"] > 1
         blocks.append(
-            f"**{case['size']}, {EPOCHS[case['size']]}, {case['seeds']} seed{'s' * many}, "
-            f"{threads} thread{'s' * (threads > 1)}** (median of {case['rounds']} rounds, ratio to "
-            "ours with lowest and highest)\n\n" + markdown(head, rows)
+            f"**{here}, {EPOCHS[case['size']]}** (median of {case['rounds']} round{'s' * many}; "
+            "times ours, lowest and highest)\n\n" + markdown(head, rows)
         )
+    names = [case_name(case) for case in cases]
+    summary = markdown(
+        ["times ours", *names],
+        [[name, *(found.get(here, "") for here in names)] for name, found in ratios.items()],
+    )
+    ahead = "Ours is behind nowhere in this table, the matrix products apart."
+    if behind:
+        ahead = f"Ours is behind: {'; '.join(behind)}."
     machine = data["environment"]
     notes = [
         "Largest difference of a Task 1 test accuracy from ours, after any epoch of Task 1: "
@@ -355,9 +386,19 @@ def peers() -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['blas']} with kernel "
         f"{machine['blas_kernel']}; "
         + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-        + ".",
+        + f". Measured in {data['minutes']:.0f} minutes.",
     ]
-    return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in notes)])
+    return "\n\n".join(
+        [
+            summary,
+            "Medians, as multiples of ours: ReLU training / LWTA training / whole process. "
+            + ahead,
+            "<details><summary>Seconds, spread, warm-up and memory of each</summary>",
+            *blocks,
+            "</details>",
+            "\n".join(f"- {note}" for note in notes),
+        ]
+    )
 
 
 def scale() -> str:
@@ -893,6 +934,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "open_questions": open_questions,
         "scale": scale,
         "benchmark": benchmark,
+        "peers": peers,
     },
     "study/README.md": {
         "findings": findings,

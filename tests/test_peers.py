@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -99,4 +100,30 @@ def test_missing_library_is_skipped_and_said(
     monkeypatch.setattr(write_readme_tables, "study", lambda name: report)
     table = write_readme_tables.peers()
     assert "JAX was skipped: jax is not installed." in table
-    assert f"| {peers.OURS} |" in table
+    assert f"| {peers.OURS} | 1.00 / 1.00 / 1.00 |" in table
+    assert re.search(rf"\| {peers.FLOOR} \| \d+\.\d\d / - / - \|", table)
+    assert "Ours is behind nowhere" in table
+    relu = case["libraries"]["JAX"] = {"relu": {"train_s": peers.spread([1.0])}}
+    relu["relu"]["over_ours"] = peers.spread([0.5, 0.9, 1.1])
+    behind = "Ours is behind: JAX, ReLU training, default, 1 seed, 1 thread: 0.90 (0.50 to 1.10)."
+    assert behind in write_readme_tables.peers()
+    del report["peers"]
+    assert write_readme_tables.peers() == "Not measured yet: `python3 peers.py` does it."
+
+
+def test_two_processes_share_the_seeds_or_the_models_of_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+
+    def record(library: str, size: str, *share: object) -> dict[str, float]:
+        calls.append(share[:3])
+        return {"peak_mb": float(share[2][0])}
+
+    monkeypatch.setattr(peers, "run_library", record)
+    found = peers.run_side_by_side("JAX", "default", [0, 1, 2], [4, 5], str(tmp_path))
+    assert found["peak_mb"] == 5
+    assert sorted(calls, key=str) == [(peers.MODELS, [0, 2], [4]), (peers.MODELS, [1], [5])]
+    calls.clear()
+    peers.run_side_by_side("JAX", "default", [7], [4, 5], str(tmp_path))
+    assert sorted(calls, key=str) == [(("lwta",), [7], [5]), (("relu",), [7], [4])]
