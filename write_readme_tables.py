@@ -316,13 +316,19 @@ def case_name(case: dict[str, Any]) -> str:
     return ", ".join([case["size"], *(f"{n} {what}{'s' * (n > 1)}" for n, what in counts)])
 
 
+def ours(library: str) -> bool:
+    """Whether a row of peers.py is of this project."""
+    return library.startswith("compete_to_compute")
+
+
 def peers() -> str:
     """The same training in other libraries, beside ours: ratios, then everything, folded."""
     data = study("benchmark").get("peers")
     if not data:
         return "Not measured yet: `python3 peers.py` does it."
     cases = list(data["cases"].values())
-    ratios: dict[str, dict[str, str]] = {}
+    most = max((case["libraries"] for case in cases), key=len)
+    ratios: dict[str, dict[str, str]] = {name: {} for name in most if not ours(name)}
     behind: list[str] = []
     differences: dict[str, float] = {}
     blocks = []
@@ -336,11 +342,12 @@ def peers() -> str:
             }
             if "process_s" in found:
                 times["whole process"] = (found["process_s"], found["process_over_ours"])
-            ratios.setdefault(name, {})[here] = " / ".join(
-                f"{times[what][1]['median']:.2f}" if what in times else "-"
-                for what in ("ReLU training", "LWTA training", "whole process")
-            )
-            if not name.startswith(("compete_to_compute", "matrix products")):
+            if not ours(name):
+                ratios[name][here] = " / ".join(
+                    f"{times[what][1]['median']:.2f}" if what in times else "-"
+                    for what in ("ReLU training", "LWTA training", "whole process")
+                )
+            if not ours(name) and not name.startswith("matrix products"):
                 behind += [
                     f"{name}, {what}, {here}: {ratio['median']:.2f} "
                     f"({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
@@ -360,8 +367,8 @@ def peers() -> str:
             rows.append(cells)
             for trained in (found.get(m, {}) for m in ("relu", "lwta")):
                 if "task1_difference" in trained:
-                    most = max(differences.get(name, 0), trained["task1_difference"])
-                    differences[name] = most
+                    largest = max(differences.get(name, 0), trained["task1_difference"])
+                    differences[name] = largest
         head = ["library", "ReLU training", "LWTA training", "warm-up", "whole process", "memory"]
         many = case["rounds"] > 1
         blocks.append(
