@@ -70,12 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Animate the test accuracies of a saved run.", allow_abbrev=False
     )
     parser.add_argument(
-        "--snapshots", type=Path, default=SNAPSHOTS, help=f"what a run saved (default: {SNAPSHOTS})"
+        "--snapshots",
+        type=Path,
+        default=SNAPSHOTS,
+        metavar="FILE",
+        help=f"what a run saved (default: {SNAPSHOTS})",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=None,
+        metavar="FILE",
         help="the animation (default: compete_to_compute.gif; for --snapshots NAME.npz, NAME.gif)",
     )
     options = parser.parse_args(arguments)

@@ -60,6 +60,7 @@ from compete_to_compute import (
     run_script,
     to_json,
     train_model,
+    watched,
     write_atomically,
 )
 
@@ -546,7 +547,7 @@ def measure_case(
 
 def show_progress(text: str) -> None:
     """What is being measured, on one line that is written over, where a person is watching."""
-    if sys.stderr.isatty():
+    if watched():
         print(f"\r{text[:79]:79}", end="\r", file=sys.stderr, flush=True)
 
 

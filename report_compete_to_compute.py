@@ -518,3 +518,10 @@ def write_report(
     """Write the page, all of it or nothing, with the figures that were just drawn."""
     write_atomically(path, report_page(snapshots, results, figures).encode())
     print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    print("run visualize_compete_to_compute.py --html, which writes the page", file=sys.stderr)
+    sys.exit(2)

@@ -89,8 +89,10 @@ def load_snapshots(path: Path) -> Snapshots:
         raise InputError(f"{path}: no such file; {first}") from None
     except KeyError as error:
         raise InputError(f"{path}: not a snapshot file of ours (no {error}); {first}") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or not a snapshot file ({error}); {first}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {first}") from None
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise InputError(f"{path}: damaged or not a snapshot file; {first}") from None
     return snapshots
 
 
@@ -392,18 +394,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--snapshots", type=Path, default=SNAPSHOTS, help=f"what a run saved (default: {SNAPSHOTS})"
+        "--snapshots",
+        type=Path,
+        default=SNAPSHOTS,
+        metavar="FILE",
+        help=f"what a run saved (default: {SNAPSHOTS})",
     )
     parser.add_argument(
         "--results",
         type=Path,
         default=Path("results.json"),
+        metavar="FILE",
         help="of the run, for seeds.png and --html (default: results.json)",
     )
     parser.add_argument(
         "--out-dir",
         type=Path,
         default=None,
+        metavar="DIR",
         help="folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)",
     )
     parser.add_argument(

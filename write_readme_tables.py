@@ -19,7 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from compete_to_compute import STATUSES, InputError, label, run_script, write_atomically
+from compete_to_compute import (
+    STATUSES,
+    InputError,
+    OneLineParser,
+    label,
+    run_script,
+    write_atomically,
+)
 from study_mechanism import LABELS
 from study_open_questions import (
     PAPER_ERRORS,
@@ -966,8 +973,13 @@ def fill(page: str, text: str) -> str:
     return text
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrite the pages; the exit status."""
+    parser = OneLineParser(
+        description=f"Make the tables of {' and '.join(PAGES)} anew, from the files in study/.",
+        allow_abbrev=False,
+    )
+    parser.parse_args(arguments)
     for page in PAGES:
         path = ROOT / page
         write_atomically(path, fill(page, path.read_text(encoding="utf-8")).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -431,6 +432,11 @@ def test_report_fits_80_columns(
     assert [line for line in lines if len(line) > 80] == []
 
 
+def test_a_sweep_without_standard_error_is_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in a service, or under pythonw
+    assert main(f"{SMALLEST} --n-seeds 2 --jobs 1".split()) == 0
+
+
 def test_one_seed_gives_its_table_and_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     results = results_of(LEARNING)
     report = capsys.readouterr().out
@@ -460,6 +466,33 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     named = {*re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)}
     assert {flag(item.name) for item in fields(Config)} <= named
     assert {"--seed", "--n-seeds", "--activations", "--jobs", "--data-dir", "--out"} <= named
+
+
+SCRIPTS = sorted(
+    path.stem
+    for path in SCRIPT.parent.glob("*.py")
+    if "run_script(main)" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_every_script_fits_80_columns_and_does_nothing_else(
+    script: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module, "write_atomically", None, raising=False)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: ")
+    assert [line for line in lines if len(line) > 80] == []
+    assert "None" not in " ".join(lines)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--no-such-option"])
+    assert stop.value.code == 2
+    assert contents(here) == {}
 
 
 def test_help_gives_every_default(capsys: pytest.CaptureFixture[str]) -> None:
