@@ -66,6 +66,19 @@ class Snapshots:
         return self.arrays[f"{what}_{model}"]
 
 
+def snapshots_parser(description: str) -> OneLineParser:
+    """A parser that knows where the snapshots are."""
+    parser = OneLineParser(description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--snapshots",
+        type=Path,
+        default=SNAPSHOTS,
+        metavar="FILE",
+        help=f"what a run saved (default: {SNAPSHOTS})",
+    )
+    return parser
+
+
 def load_snapshots(path: Path) -> Snapshots:
     """Read snapshots.npz, without pickles; `InputError` if it is missing, damaged or not ours."""
     first = "run compete_to_compute.py first, or name the file with --snapshots"
@@ -389,16 +402,8 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure; the exit status."""
-    parser = OneLineParser(
-        description="Draw the figures from saved snapshots (and results.json of a sweep).",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--snapshots",
-        type=Path,
-        default=SNAPSHOTS,
-        metavar="FILE",
-        help=f"what a run saved (default: {SNAPSHOTS})",
+    parser = snapshots_parser(
+        "Draw the figures from saved snapshots (and results.json of a sweep)."
     )
     parser.add_argument(
         "--results",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,7 @@ def test_sklearn_learns_task_1_as_well_as_we_do(mnist: Mnist) -> None:
     assert found[3, 1] == 0  # no mask: it has seen no digit of Task 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell a process's memory")
 def test_missing_library_is_skipped_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
