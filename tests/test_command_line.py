@@ -408,6 +408,22 @@ def test_jobs_change_nothing_but_the_time(activations: str, seeds: int) -> None:
         assert alone[part] == beside[part]
 
 
+def test_the_commit_says_whether_a_script_was_changed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compete_to_compute, "__file__", str(here / "script.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(here.parent))
+    assert compete_to_compute.git_commit() is None
+    (here / "script.py").write_text("first")
+    person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*person, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *arguments], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", compete_to_compute.git_commit() or "")
+    (here / "results.json").write_text("an output is no change")
+    (here / "script.py").write_text("second")
+    assert re.fullmatch("[0-9a-f]{12}-dirty", compete_to_compute.git_commit() or "")
+
+
 # --- What is printed ---
 
 
