@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from compete_to_compute import STATUSES, InputError, label, run_script, write_atomically
-from study_mechanism import LABELS
+from study_mechanism import CONTROL_LEVEL, LABELS, known
 from study_open_questions import (
+    PAIR,
     PAPER_ERRORS,
+    effective_rate,
     estimate,
     group_report,
     markdown,
@@ -596,36 +598,94 @@ def findings() -> str:
 
 
 def paper() -> str:
-    """The paper's table beside ours, and where our grid comes closest to its gap."""
-    text = paper_table(study("paper-chosen"))
+    """The paper's table beside ours, where our grid comes closest to its gap, and what moves it."""
     rows = study("paper")["conditions"]
+    return "\n\n".join(
+        [paper_table(study("paper-chosen")), closest_to_the_paper(rows), moves_the_error(rows)]
+    )
 
-    def error(row: dict[str, Any], model: str) -> float:
-        """Task 1's mean test error after Task 2, in %; below zero where no run trained."""
-        mean = row["first_task_kept"][model]["mean"]
-        return -1.0 if mean is None else 100 * (1 - mean)
+
+def error_after(row: dict[str, Any], model: str) -> float | None:
+    """Task 1's mean test error after Task 2, in %; None where no run trained."""
+    mean = row["first_task_kept"][model]["mean"]
+    return None if mean is None else 100 * (1 - mean)
+
+
+def closest_to_the_paper(rows: Sequence[dict[str, Any]]) -> str:
+    """The settings of the grid that come closest to the paper's ReLU, and to its gap."""
 
     def tell(row: dict[str, Any]) -> str:
-        return ", ".join(
-            f"{label(model)} {error(row, model):.1f} %"
-            if totals["ok"]
-            else f"{label(model)} fails"
-            if sum(totals[status] for status in STATUSES)
-            else f"{label(model)} not run"
-            for model, totals in row["aggregate"]["models"].items()
-        )
+        texts = []
+        for model, totals in row["aggregate"]["models"].items():
+            run = sum(totals[status] for status in STATUSES)
+            error = error_after(row, model)
+            text = "not run" if not run else "fails" if error is None else f"{error:.1f} %"
+            if error is not None and totals["ok"] < run:
+                text += f" ({run - totals['ok']} of {run} fail)"
+            texts.append(f"{label(model)} {text}")
+        return ", ".join(texts)
 
     reported = PAPER_ERRORS["relu"][1][0]
-    closest = min(rows, key=lambda row: abs(error(row, "relu") - reported))
-    both = [row for row in rows if min(error(row, "relu"), error(row, "lwta")) >= 0]
-    widest = max(both, key=lambda row: error(row, "relu") - error(row, "lwta"))
-    most = max(row["seeds_run"] for row in rows)
-    return (
-        f"{text}\n\nThe grid has {len(rows)} settings and {rows[0]['seeds_planned']} seeds each, "
-        f"of which {most} ran so far. ReLU's error after Task 2 comes closest to the paper's at "
-        f"{closest['label']}: {tell(closest)}. Where both train, the widest gap in LWTA's favour "
-        f"is at {widest['label']}: {tell(widest)}."
+    closest = min(
+        (row for row in rows if error_after(row, "relu") is not None),
+        key=lambda row: abs(error_after(row, "relu") - reported),
     )
+    both = [row for row in rows if pair_of(row)["difference"]["n"]]
+    widest = max(both, key=lambda row: pair_of(row)["difference"]["mean"])
+    runs = [
+        sum(totals[status] for status in STATUSES)
+        for row in rows
+        for totals in row["aggregate"]["models"].values()
+    ]
+    planned = rows[0]["seeds_planned"]
+    return (
+        f"The grid has {len(rows)} settings, with {planned} seeds planned for each of three "
+        f"activations; {sum(runs)} of {planned * len(runs)} runs are there. ReLU's error after "
+        f"Task 2 comes closest to the paper's at {closest['label']}: {tell(closest)}. Where both "
+        f"train, the widest gap in LWTA's favour is at {widest['label']}: {tell(widest)}."
+    )
+
+
+def moves_the_error(rows: Sequence[dict[str, Any]]) -> str:
+    """How Task 1's error after Task 2 follows the effective rate and the loss to stop at."""
+    lines = []
+    for depth in (2, 3):
+        grid = sorted(
+            (row for row in rows if row["config"]["relu"]["depth"] == depth), key=effective_rate
+        )
+        texts = []
+        for model in ("relu", "lwta", "sigmoid"):
+            there = [row for row in grid if error_after(row, model) is not None]
+            if len(there) > 1:
+                ends = [
+                    f"{error_after(row, model):.1f} % at {effective_rate(row):.1f}"
+                    for row in (there[0], there[-1])
+                ]
+                texts.append(f"{label(model)} from {' to '.join(ends)}")
+        lines.append(
+            f"- Learning rate and momentum, {depth} layers, error after Task 2 at the smallest and "
+            f"the largest lr / (1 - m) at which a network trains: {'; '.join(texts)}."
+        )
+    stops = study("paper-stopping")["conditions"]
+    texts = [
+        f"{label(model)} "
+        + ", ".join(
+            f"{error_after(row, model):.1f} % at {row['config'][model]['target_loss']:g}"
+            for row in stops
+            if error_after(row, model) is not None
+        )
+        for model in ("relu", "lwta")
+    ]
+    gaps = "; ".join(
+        f"{row['config']['relu']['target_loss']:g}: {estimate(pair_of(row)['difference'])}, "
+        f"n = {row['n']}"
+        for row in stops
+    )
+    lines.append(
+        f"- Stopping rule, the error after Task 2 by the training loss that ends a task: "
+        f"{'; '.join(texts)}. ReLU's forgetting minus LWTA's: {gaps}."
+    )
+    return "\n".join(lines)
 
 
 def momentum() -> str:
@@ -679,11 +739,13 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def of_both(case: dict[str, Any], measure: str, form: str = ".3f", factor: float = 1) -> str:
-    """The mean of a measure for ReLU and for LWTA."""
-    return ", ".join(
+    """The mean of a measure for ReLU and for LWTA, and the interval of their paired difference."""
+    means = ", ".join(
         f"{factor * case['models'][model]['measures'][measure]['mean']:{form}} ({LABELS[model]})"
-        for model in ("relu", "lwta")
+        for model in PAIR
     )
+    low, high = case["relu_minus"]["lwta"][measure]["ci95"]
+    return f"{means}, difference {factor * low:+{form}} to {factor * high:+{form}}"
 
 
 def by_layer(text: Callable[[int], str], layers: Sequence[int] = (1, 2)) -> str:
@@ -691,125 +753,282 @@ def by_layer(text: Callable[[int], str], layers: Sequence[int] = (1, 2)) -> str:
     return "; ".join(f"layer {layer}: {text(layer)}" for layer in layers)
 
 
-def mechanism_claims() -> str:
-    """What competition is said to do inside the network, and what it does."""
-    every = cases()
-    default, deep, still = (
-        every[name] for name in ("default", "four layers", "no decay, restarted")
-    )
-    lwta, difference = default["models"]["lwta"], default["relu_minus"]["lwta"]
-    shifted = default["models"]["shifted"]
-    rows = []
+def differences(case: dict[str, Any], measure: str) -> list[list[float]]:
+    """The intervals of ReLU minus LWTA in both layers; `measure` has a place for the layer."""
+    return [case["relu_minus"]["lwta"][measure.format(n)]["ci95"] for n in (1, 2)]
 
-    def add(claim: str, measured: str, verdict: str, figure: str = "") -> None:
-        rows.append([claim, measured, verdict, figure])
 
-    def information_chance(layer: int) -> str:
-        return f"information_chance, layer {layer}, after Task 2"
+def pairs_in(case: dict[str, Any]) -> str:
+    """How many seeds both networks of a case finished, and how many were planned if more."""
+    found, planned = case["relu_minus"]["lwta"]["forgetting"]["n"], case["seeds_planned"]
+    return f"{found}" if found == planned else f"{found} of {planned}"
 
-    def divided(layer: int) -> str:
-        name = f"information, layer {layer}, after Task 2"
-        bounds = [1000 * bound for bound in difference[name]["ci95"]]
-        return of_both(default, name, ".1f", 1000) + f", difference {interval(bounds, 1, '+')}"
 
-    add(
+def units_are_divided(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: segregation, against ReLU's and against chance."""
+    case, measure = every["default"], "information, layer {}, after Task 2"
+    return [
         "LWTA's units are divided between the tasks more than ReLU's",
-        "what a unit's gate tells about the task, after Task 2, of 1,000 millibits: "
-        + by_layer(divided)
+        "millibits a unit's gate tells about the task, after Task 2: "
+        + by_layer(lambda n: of_both(case, measure.format(n), ".1f", 1000))
         + "; about other halves of the digits: "
-        + by_layer(lambda n: of_both(default, information_chance(n), ".1f", 1000)),
-        judge(
-            [difference[f"information, layer {n}, after Task 2"]["ci95"] for n in (1, 2)],
-            "contradicted: less",
-            "supported",
+        + by_layer(
+            lambda n: of_both(case, f"information_chance, layer {n}, after Task 2", ".1f", 1000)
         ),
+        pairs_in(case),
+        judge(differences(case, measure), "contradicted: less", "supported"),
         "layers.png",
-    )
-    deeper = {
-        f"layer {layer} of {case['config']['lwta']['depth']}": case["models"]["lwta"][
-            "deeper minus first"
-        ][f"information, layer {layer}, after Task 1"]
-        for case, layer in ((default, 2), (deep, 2), (deep, 3), (deep, 4))
-    }
-    add(
-        "Deeper LWTA layers are more divided than the first",
-        "millibits more than in the first layer, after Task 1: "
-        + "; ".join(
-            f"{name}: {1000 * found['mean']:+.1f} "
-            f"({interval([1000 * bound for bound in found['ci95']], 1, '+')})"
-            for name, found in deeper.items()
-        ),
-        judge([found["ci95"] for found in deeper.values()], "supported", "contradicted: less"),
-        "layers.png",
-    )
-    related = [
-        lwta["correlation with forgetting"][f"information, layer {n}, after Task 1"] for n in (1, 2)
     ]
-    add(
+
+
+def deeper_layers_are_divided(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: segregation of deeper layers against the first."""
+    found = {
+        f"layer {layer} of {every[name]['config']['lwta']['depth']} after Task {task}": every[name][
+            "models"
+        ]["lwta"]["deeper minus first"][f"information, layer {layer}, after Task {task}"]
+        for name, layer in (("default", 2), *(("four layers", deep) for deep in (2, 3, 4)))
+        for task in (1, 2)
+    }
+    return [
+        "Deeper LWTA layers are more divided than the first",
+        "millibits more than in the first layer: "
+        + "; ".join(
+            f"{name}: {1000 * value['mean']:+.1f} "
+            f"({interval([1000 * bound for bound in value['ci95']], 1, '+')})"
+            for name, value in found.items()
+        ),
+        f"{pairs_in(every['default'])}; {pairs_in(every['four layers'])}",
+        judge([value["ci95"] for value in found.values()], "supported", "contradicted: less"),
+        "layers.png",
+    ]
+
+
+def division_predicts_forgetting(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: segregation and forgetting over seeds."""
+    case = every["default"]
+    related = case["models"]["lwta"]["correlation with forgetting"]
+    found = [related[f"information, layer {n}, after Task 1"] for n in (1, 2)]
+    return [
         "LWTA networks that are more divided after Task 1 forget less",
         "correlation with forgetting over seeds: "
         + by_layer(
-            lambda n: f"{related[n - 1]['r']:+.2f} ({interval(related[n - 1]['ci95'], 2, '+')})"
+            lambda n: f"{found[n - 1]['r']:+.2f} ({interval(found[n - 1]['ci95'], 2, '+')})"
         ),
-        judge([found["ci95"] for found in related], "contradicted: they forget more", "supported"),
-    )
-    untouched = {
-        model: [
-            still["models"][model]["measures"][f"weights untouched, layer {n}"]["mean"]
-            for n in (1, 2)
-        ]
-        for model in ("relu", "lwta")
-    }
-    add(
+        f"{found[0]['n']}",
+        judge([of["ci95"] for of in found], "contradicted: they forget more", "supported"),
+        "mechanism.json",
+    ]
+
+
+def few_weights_change(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: weights that Task 2 leaves alone."""
+    still = every["no decay, restarted"]
+    measure = "weights untouched, layer {}"
+    untouched = [still["models"]["lwta"]["measures"][measure.format(n)]["mean"] for n in (1, 2)]
+    return [
         "Only a strict subset of LWTA's weights changes during Task 2, unlike ReLU's",
         "weights with the same bits, without decay and with momentum restarted: "
-        + by_layer(lambda n: of_both(still, f"weights untouched, layer {n}", ".1%"))
+        + by_layer(lambda n: of_both(still, measure.format(n), ".1%"))
         + "; as published, share that holds 90 % of the squared change: "
-        + by_layer(lambda n: of_both(default, f"weights carrying, layer {n}", ".0%")),
-        "supported"
-        if min(untouched["lwta"]) > max(0.05, *untouched["relu"])
-        else "contradicted: nearly all change, in both"
-        if max(untouched["lwta"] + untouched["relu"]) < 0.05
-        else "not supported: no more stand still than in ReLU",
-    )
-    add(
+        + by_layer(lambda n: of_both(every["default"], f"weights carrying, layer {n}", ".1%")),
+        f"{pairs_in(still)}; {pairs_in(every['default'])}",
+        "contradicted: nearly all change"
+        if max(untouched) < 0.05
+        else judge(
+            differences(still, measure),
+            "not supported: fewer stand still than in ReLU",
+            "supported: more stand still than in ReLU",
+        ),
+        "mechanism.json",
+    ]
+
+
+def winners_stay(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: active units that Task 2 silences."""
+    case, measure = every["default"], "changed silenced, layer {}"
+    shifted = case["models"]["shifted"]["measures"]
+    return [
         "Task 1's winners stay while Task 2 is learned",
         "share of Task 1's active units that Task 2 silences, over its images: "
-        + by_layer(lambda n: of_both(default, f"changed silenced, layer {n}", ".0%"))
+        + by_layer(lambda n: of_both(case, measure.format(n), ".1%"))
         + "; in a ReLU network that is as active: "
-        + by_layer(lambda n: f"{shifted['measures'][f'changed silenced, layer {n}']['mean']:.0%}"),
+        + by_layer(lambda n: f"{shifted[measure.format(n)]['mean']:.1%}"),
+        pairs_in(case),
         judge(
-            [difference[f"changed silenced, layer {n}"]["ci95"] for n in (1, 2)],
+            differences(case, measure),
             "in part: more stay than in ReLU",
             "contradicted: fewer stay than in ReLU",
         ),
-    )
-    add(
+        "mechanism.json",
+    ]
+
+
+def moved_winners_predict_forgetting(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: LWTA's replaced winners and forgetting over seeds."""
+    related = every["default"]["models"]["lwta"]["correlation with forgetting"]
+    found = [related[f"changed silenced, layer {n}"] for n in (1, 2)]
+    return [
+        "LWTA networks forget where winners are replaced",
+        "correlation of the share of Task 1's winners that Task 2 replaces with forgetting: "
+        + by_layer(
+            lambda n: f"{found[n - 1]['r']:+.2f} ({interval(found[n - 1]['ci95'], 2, '+')})"
+        ),
+        f"{found[0]['n']}",
+        judge([of["ci95"] for of in found], "supported", "contradicted: they forget less"),
+        "mechanism.json",
+    ]
+
+
+def competition_protects(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: LWTA against winners that never change."""
+    case = every["default"]
+    fixed, lwta = (case["relu_minus"][model] for model in ("fixed", "lwta"))
+    level = f"lost at {CONTROL_LEVEL}"
+    return [
+        "What protects is competition that goes on while the network learns",
+        f"lost on Task 1 when Task 2 first reaches {CONTROL_LEVEL:.1%}: "
+        f"{fixed[level]['means'][0]:.3f} (ReLU), "
+        f"{lwta[level]['means'][1]:.3f} (LWTA), {fixed[level]['means'][1]:.3f} (winners of the "
+        f"untrained network, kept for good); ReLU minus LWTA {estimate(lwta[level])}, ReLU minus "
+        f"kept winners {estimate(fixed[level])}",
+        f"{fixed[level]['n']}",
+        "contradicted: kept winners protect, and LWTA's are not shown to"
+        if fixed[level]["ci95"][0] > 0 >= lwta[level]["ci95"][0]
+        else judge([lwta[level]["ci95"]], "supported", "contradicted: ReLU forgets less"),
+        "controls.png",
+    ]
+
+
+def representation_is_lost(every: dict[str, dict[str, Any]]) -> list[str]:
+    """A row of `mechanism_claims`: what a refitted linear probe loses, beside forgetting."""
+    case = every["default"]
+    return [
         "Task 1's representation is overwritten",
         "forgetting "
-        + of_both(default, "forgetting")
+        + of_both(case, "forgetting")
         + "; a linear probe on the last hidden layer, before training "
-        + of_both(default, "probe before")
+        + of_both(case, "probe before")
         + ", after Task 1 "
-        + of_both(default, "probe after Task 1")
+        + of_both(case, "probe after Task 1")
         + ", after Task 2 "
-        + of_both(default, "probe after Task 2"),
+        + of_both(case, "probe after Task 2"),
+        pairs_in(case),
         "not supported: what a linear probe finds hardly changes, and most of it is there untrained"
         if all(
             abs(of["measures"]["probe lost"]["mean"]) < of["measures"]["forgetting"]["mean"] / 4
-            for of in (default["models"][model] for model in ("relu", "lwta"))
+            for of in (case["models"][model] for model in PAIR)
         )
         else "supported",
         "controls.png",
+    ]
+
+
+MECHANISM_CLAIMS = (
+    units_are_divided,
+    deeper_layers_are_divided,
+    division_predicts_forgetting,
+    few_weights_change,
+    winners_stay,
+    moved_winners_predict_forgetting,
+    competition_protects,
+    representation_is_lost,
+)
+
+
+def mechanism_claims() -> str:
+    """What competition is said to do inside the network, and what it does."""
+    every = cases()
+    head = ["claim", "measured, with 95 % intervals", "seeds", "verdict", "figure or file"]
+    return markdown(head, [row(every) for row in MECHANISM_CLAIMS])
+
+
+def seeds_of_the_mechanism() -> str:
+    """How many seeds of each case of the mechanism's study ran, and what failed."""
+    rows = []
+    for name, case in cases().items():
+        failed = [
+            f"{LABELS[model]} {of['failed']}"
+            for model, of in case["models"].items()
+            if of["failed"]
+        ]
+        run = f"{case['seeds_run']} of {case['seeds_planned']}"
+        rows.append([name, run, ", ".join(failed)])
+    return markdown(["case", "seeds run", "runs that failed"], rows)
+
+
+def explanations() -> str:
+    """Each explanation of the optimiser's effect, the experiment that could refute it, a verdict.
+
+    An explanation is refuted where the difference stands without what it names, and supported where
+    taking that away moves the difference towards zero.
+    """
+    every = cases()
+    rows = []
+
+    def add(explanation: str, refuted: str, name: str) -> None:
+        case = every[name]
+        base = every[case["change"]["against"]]["relu_minus"]["lwta"]["forgetting"]
+        rest, moved = case["relu_minus"]["lwta"]["forgetting"], case["change"]["relu minus lwta"]
+        sign = 1 if base["mean"] > 0 else -1
+        stands = min(sign * bound for bound in rest["ci95"]) > 0
+        less = max(sign * bound for bound in moved["ci95"]) < 0
+        verdict = {
+            (True, False): "refuted: the difference is there without it",
+            (True, True): "carries a part",
+            (False, True): "supported",
+            (False, False): "undecided: neither shown",
+        }[stands, less]
+        cells = [f"{estimate(x)}, n = {x['n']}" for x in (base, rest, moved)]
+        rows.append([explanation, refuted, name, *cells, verdict])
+
+    high, edge = "lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95"
+    add(
+        "the momentum left over at the switch",
+        "the difference stays when each task starts with no momentum",
+        f"{high}, restarted",
     )
-    ran = ", ".join(
-        f"{name}: {case['seeds_run']} of {case['seeds_planned']}" for name, case in every.items()
+    add(
+        "the size of Task 2's first steps",
+        "it stays when Task 2's learning rate rises over two epochs",
+        f"{high}, ramp",
     )
-    table = markdown(["claim", "measured", "verdict", "figure"], rows)
-    return f"{table}\n\nSeeds that ran so far, of those planned: {ran}."
+    add(
+        "nearness to the edge of divergence while Task 2 trains",
+        "it stays when Task 2 is trained with a fifth of the step",
+        f"{edge}, Task 2 at lr 0.01",
+    )
+    conditions = {row["label"]: row for row in study("effective-rate")["conditions"]}
+    for rate in (0.2, 0.5):
+        (row,) = (
+            row
+            for name, row in conditions.items()
+            if name.startswith(f"lr / (1 - m) = {rate}:") and name.endswith("momentum 0.95")
+        )
+        base = pair_of(conditions[row["change"]["against"]])["difference"]
+        rest, moved = pair_of(row)["difference"], row["change"]["difference"]["difference"]
+        low, high_bound = moved["ci95"]
+        rows.append(
+            [
+                f"the effective step lr / (1 - m) = {rate} alone",
+                "at the same effective step, more momentum changes the difference",
+                row["label"].partition(": ")[2],
+                *(f"{estimate(x)}, n = {x['n']}" for x in (base, rest, moved)),
+                "refuted: momentum moves it"
+                if low > 0 or high_bound < 0
+                else "not refuted: no change shown",
+            ]
+        )
+    head = ["explanation", "would be refuted if", "experiment", "ReLU minus LWTA with it"]
+    return markdown([*head, "without it", "change", "verdict"], rows)
 
 
 MATCHED = (0.8, 0.9, 0.925)
+
+
+def matched_estimate(minus: dict[str, Any], level: float) -> str:
+    """ReLU minus another network where Task 2 first reaches a level, if enough pairs get there."""
+    return estimate(minus[f"lost at {level}"]) if known(minus, level) else "too few get there"
 
 
 def matched() -> str:
@@ -819,11 +1038,8 @@ def matched() -> str:
         found = case["relu_minus"]["lwta"]
         if "change" in case or not found["forgetting"]["n"]:
             continue  # the experiments on the optimiser have a table of their own
-        cells = [name, f"{found['forgetting']['n']}"]
-        for key in [f"lost at {level}" for level in MATCHED] + ["forgetting"]:
-            few = key not in found or found[key]["n"] < 0.8 * found["forgetting"]["n"]
-            cells.append("too few get there" if few else estimate(found[key]))
-        rows.append(cells)
+        cells = [name, pairs_in(case), *(matched_estimate(found, level) for level in MATCHED)]
+        rows.append([*cells, estimate(found["forgetting"])])
     head = ["lost on Task 1, ReLU minus LWTA", "pairs"]
     return markdown(
         [*head, *(f"at {level:.1%} on Task 2" for level in MATCHED), "at the end"], rows
@@ -865,18 +1081,24 @@ def controls() -> str:
     rows = []
     for name, model in (
         *(("default", m) for m in ("relu", "lwta", "fixed", "random", "shifted")),
-        ("LWTA with 200 units", "lwta"),
+        *((f"LWTA with {units} units", "lwta") for units in (304, 200)),
     ):
+        if name not in every:
+            continue  # no run yet
         found = every[name]["models"][model]["measures"]
-        cells = [LABELS[model] if name == "default" else name]
+        cells = [LABELS[model] if name == "default" else name, f"{found['forgetting']['n']}"]
         cells += [f"{found[f'activity, layer {n}, after Task 2']['mean']:.0%}" for n in (1, 2)]
         cells += [estimate(found["forgetting"], ""), f"{found['task 2']['mean']:.3f}"]
-        cells.append(
-            "" if model == "relu" else estimate(every[name]["relu_minus"][model]["forgetting"])
-        )
+        if model == "relu":
+            cells += ["", ""]
+        else:
+            minus = every[name]["relu_minus"][model]
+            cells.append(estimate(minus["forgetting"]))
+            cells.append(matched_estimate(minus, CONTROL_LEVEL))
         rows.append(cells)
-    head = ["network", "active in layer 1", "in layer 2", "forgetting", "Task 2 at the end"]
-    return markdown([*head, "ReLU minus it, paired"], rows)
+    head = ["network", "seeds", "active in layer 1", "in layer 2", "forgetting"]
+    head += ["Task 2 at the end", "ReLU's forgetting minus its"]
+    return markdown([*head, f"the same when Task 2 first reaches {CONTROL_LEVEL:.1%}"], rows)
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
@@ -889,6 +1111,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "claims": claims,
         "visual_claims": visual_claims,
         "study_claims": study_claims,
+        "mechanism_claims": mechanism_claims,
         "paper": paper,
         "open_questions": open_questions,
         "scale": scale,
@@ -898,8 +1121,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "findings": findings,
         "matched": matched,
         "mechanism_claims": mechanism_claims,
+        "explanations": explanations,
         "optimiser_experiments": optimiser_experiments,
         "controls": controls,
+        "seeds_of_the_mechanism": seeds_of_the_mechanism,
     },
 }
 
