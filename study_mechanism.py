@@ -100,20 +100,26 @@ def random_winner(z: np.ndarray, gate: np.ndarray, k: int, rng: np.random.Genera
     np.multiply(z, gate, out=z)
 
 
-class FixedWinners(MLP):
-    """A network whose winners are those of LWTA with the initial weights, for each image for good.
+class KeptWinners(MLP):
+    """An LWTA network whose winners can be kept: each image has the same ones from then on.
 
-    As sparse as LWTA, and an image has the same winners at every pass, but they were drawn with
-    the initial weights, and nothing that is learned changes them.
+    As sparse as LWTA, but nothing competes any more: `judge`, a copy of the network at the moment
+    of `keep`, goes on choosing the winners, and nothing that is learned later changes them.
     """
 
-    def __init__(self, initial: Sequence[np.ndarray], activation: Activation, k: int) -> None:
-        """Start from `initial` weights, one (inputs, outputs) array a layer."""
-        super().__init__(initial, activation, k)
-        self.judge = MLP(initial, ACTIVATIONS["lwta"], k)
+    judge: MLP | None = None
+
+    def keep(self) -> None:
+        """Keep the winners that the parameters have now."""
+        shapes = [(weights.shape[1] - 1, len(weights)) for weights in self.weights]
+        initial = [np.empty(shape, self.dtype) for shape in shapes]
+        self.judge = MLP(initial, ACTIVATIONS["lwta"], self.k)
+        self.judge.parameters[:] = self.parameters
 
     def forward(self, inputs: np.ndarray, classes: np.ndarray, drop: Any = None) -> np.ndarray:
-        """Logits (classes, n) of inputs (n, pixels + 1); `drop` is not for this network."""
+        """Logits (classes, n) of inputs (n, pixels + 1); kept winners know no dropout."""
+        if self.judge is None:
+            return super().forward(inputs, classes, drop)
         self.judge.forward(inputs, classes)
         work, winners = (of.workspace(len(inputs)) for of in (self, self.judge))
         signal = inputs.T
@@ -127,9 +133,15 @@ class FixedWinners(MLP):
 
 
 def build_network(model: str, initial: Sequence[np.ndarray], k: int, seed: int) -> MLP:
-    """The network of a model, the controls included; `shifted` is ReLU (see `shift_biases`)."""
-    if model == "fixed":
-        return FixedWinners(initial, replace(ACTIVATIONS["lwta"], name=model), k)
+    """The network of a model, the controls included; `shifted` is ReLU (see `shift_biases`).
+
+    `fixed` keeps the winners of the initial weights, `kept` those at the switch (`train_tasks`).
+    """
+    if model in ("fixed", "kept"):
+        network = KeptWinners(initial, replace(ACTIVATIONS["lwta"], name=model), k)
+        if model == "fixed":
+            network.keep()
+        return network
     if model == "random":
         draws = np.random.default_rng([seed, RANDOM_WINNER_STREAM])
         activation = Activation(model, LABELS[model], partial(random_winner, rng=draws), 0)
@@ -154,6 +166,7 @@ RANDOM_WINNER_STREAM = 4  # beside the streams of compete_to_compute.py
 LABELS = {
     "relu": "ReLU",
     "lwta": "LWTA",
+    "kept": "winners kept from the switch on",
     "fixed": "winners of the untrained network",
     "random": "random winner",
     "shifted": "ReLU, half active",
@@ -185,13 +198,14 @@ def optimiser(lr: float, momentum: float, **more: Any) -> dict[str, Any]:
     return {"lr": lr, "momentum": momentum, "weight_decay": 0.0, **more}
 
 
+KEPT = ("relu", "lwta", "kept", "fixed")
 FIRST_SEED = 500  # the cases were picked on lower seeds
 PAPER_2 = dict(zip(("lr", "momentum"), PAPER_CHOICE[2], strict=True))
 CASES = {
-    "default": Case(models=("relu", "lwta", "fixed", "random", "shifted")),
+    "default": Case(models=("relu", "lwta", "kept", "fixed", "random", "shifted")),
     "lr 0.05, momentum 0": Case(optimiser(0.05, 0.0)),
-    "lr 0.02, momentum 0.95": Case(optimiser(0.02, 0.95)),
-    "lr 0.05, momentum 0.95": Case(optimiser(0.05, 0.95)),
+    "lr 0.02, momentum 0.95": Case(optimiser(0.02, 0.95), models=KEPT),
+    "lr 0.05, momentum 0.95": Case(optimiser(0.05, 0.95), models=KEPT),
     "lr 0.02, momentum 0.95, restarted": Case(
         optimiser(0.02, 0.95, restart_momentum=True), against="lr 0.02, momentum 0.95"
     ),
@@ -216,9 +230,13 @@ CASES = {
 
 @dataclass
 class Checkpoint:
-    """A network at one moment: its parameters, and its gates on both tasks' test images."""
+    """A network at one moment: its parameters, and its gates on both tasks' test images.
+
+    `judge` is what chooses the winners there, where they are kept.
+    """
 
     parameters: np.ndarray
+    judge: MLP | None
     gates: list[np.ndarray]  # per hidden layer (units, images of Task 1, then of Task 2), bool
 
 
@@ -241,8 +259,17 @@ def take_checkpoint(network: MLP, tasks: Sequence[Task]) -> Checkpoint:
             network.forward(inputs, task.classes)
             pieces.append([gate > 0 for gate in network.workspace(len(inputs)).gates])
     return Checkpoint(
-        network.parameters.copy(), [np.concatenate(of, axis=1) for of in zip(*pieces, strict=True)]
+        network.parameters.copy(),
+        getattr(network, "judge", None),
+        [np.concatenate(of, axis=1) for of in zip(*pieces, strict=True)],
     )
+
+
+def restore(network: MLP, checkpoint: Checkpoint) -> None:
+    """Give a network back what it was at a checkpoint."""
+    network.parameters[:] = checkpoint.parameters
+    if isinstance(network, KeptWinners):
+        network.judge = checkpoint.judge
 
 
 def followed(update: int) -> bool:
@@ -289,6 +316,8 @@ def train_tasks(
             network.velocity[:] = 0
         if number == 2:
             trajectory.append([0, *history.matrix[-1]])
+            if network.activation.name == "kept":
+                network.keep()
         update = 0
         for epoch in range(1, config.epochs + 1):
             order = batches.permutation(len(task.train_labels))
@@ -353,22 +382,22 @@ def measure(
         "switch": {},
     }
     for name, checkpoint in zip(CHECKPOINTS, checkpoints, strict=True):
-        network.parameters[:] = checkpoint.parameters
+        restore(network, checkpoint)
         measures["probe"][name] = probe_accuracy(network, tasks[0])
-    network.parameters[:] = after_first.parameters
+    restore(network, after_first)
     for number, task in enumerate(tasks, start=1):
         largest, norm = sharpness(network, task)
         measures["switch"] |= {
             f"sharpness of Task {number}": largest,
             f"gradient norm of Task {number}": norm,
         }
-    network.parameters[:] = after_second.parameters
+    restore(network, after_second)
     return measures
 
 
 def hidden_weights(network: MLP, checkpoint: Checkpoint) -> list[np.ndarray]:
     """A checkpoint's hidden layers, each (units, inputs + 1)."""
-    network.parameters[:] = checkpoint.parameters
+    restore(network, checkpoint)
     return [weights.copy() for weights in network.weights[:-1]]
 
 
@@ -935,7 +964,7 @@ def controls_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     networks = [
         (name, model)
         for name, models in (
-            ("default", ("relu", "lwta", "fixed", "random", "shifted")),
+            ("default", ("relu", "lwta", "kept", "fixed", "random", "shifted")),
             ("LWTA with 304 units", ("lwta",)),
             ("LWTA with 200 units", ("lwta",)),
         )

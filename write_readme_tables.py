@@ -85,6 +85,17 @@ def answer() -> str:
             f"LWTA forgets less on {pair['wins']} seeds, sign test p = {pair['sign_test_p']:.2f}: "
             f"**{pair['verdict']}**."
         )
+    default = cases()["default"]
+    kept, forgetting = (
+        default["relu_minus"]["fixed"]["forgetting"],
+        {m: default["models"][m]["measures"]["forgetting"]["mean"] for m in (*PAIR, "fixed")},
+    )
+    lines.append(
+        f"- Inside, {kept['n']} other seeds: ReLU forgets {forgetting['relu']:.3f} and LWTA "
+        f"{forgetting['lwta']:.3f}. A network whose winners are for good those of its untrained "
+        f"weights, so that nothing competes while it learns, forgets {forgetting['fixed']:.3f}: "
+        f"ReLU minus it {estimate(kept)}."
+    )
     return "\n".join(lines)
 
 
@@ -1080,7 +1091,7 @@ def controls() -> str:
     every = cases()
     rows = []
     for name, model in (
-        *(("default", m) for m in ("relu", "lwta", "fixed", "random", "shifted")),
+        *(("default", m) for m in ("relu", "lwta", "kept", "fixed", "random", "shifted")),
         *((f"LWTA with {units} units", "lwta") for units in (304, 200)),
     ):
         if name not in every:

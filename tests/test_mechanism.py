@@ -104,6 +104,20 @@ def test_fixed_winners_are_those_of_the_initial_weights_however_long_it_trains(
     assert lwta["layers"][2] != untrained
 
 
+def test_winners_kept_at_the_switch_compete_until_then_and_never_after(mnist: Mnist) -> None:
+    kept, lwta = (
+        mechanism.train_observed(mechanism.Case(SMALL), model, 0, None).record
+        for model in ("kept", "lwta")
+    )
+    assert kept["accuracy_matrix"][:2] == lwta["accuracy_matrix"][:2]
+    assert kept["accuracy_matrix"][2] != lwta["accuracy_matrix"][2]
+    assert kept["layers"][:2] == lwta["layers"][:2]
+    assert kept["layers"][2] == kept["layers"][1], "Task 2 moved no winner"
+    for name in ("before", "after Task 1"):
+        assert kept["probe"][name] == lwta["probe"][name], "measured with the winners of that time"
+    assert kept["switch"] == lwta["switch"]
+
+
 DIGITS = np.arange(600) % 10
 
 
