@@ -693,6 +693,14 @@ def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]] | N
     }
 
 
+def paths(records: Sequence[dict[str, Any]]) -> list[list[list[float]]]:
+    """Each seed's way through Task 2: accuracies on Task 1 and on Task 2, test by test."""
+    return [
+        [[round(first, 4), round(second, 4)] for _, first, second in record["trajectory"]]
+        for record in records
+    ]
+
+
 PREDICTORS = (  # what may go with forgetting
     *("gap, layer", "information, layer", "overlap_tasks, layer", "sharpness", "gradient"),
     *("dip", "changed"),
@@ -720,6 +728,9 @@ def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[st
                 "failed": sum(r["model"] == model and r["status"] != "ok" for r in records),
                 **own_summary(case.config(model).depth, list(by_seed.values())),
                 "curves": mean_curves(list(trained(records, model).values())),
+                "paths": paths(list(trained(records, model).values()))
+                if name in FOLLOWED and model in PAIR
+                else None,
             }
             for model, by_seed in measured.items()
         },
@@ -810,7 +821,7 @@ def bounds(summary: dict[str, Any]) -> tuple[float, float]:
 
 
 def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
-    """What Task 1 has lost, against how well Task 2 is known, and against time."""
+    """Task 1 accuracy against Task 2 accuracy, the difference at equal ones, and against time."""
     shown = [name for name in FOLLOWED if name in cases and both_follow(cases[name])]
     figure, axes = plt.subplots(
         3, len(shown), figsize=(3.1 * len(shown) + 0.5, 8.4), layout="constrained", squeeze=False
@@ -830,10 +841,12 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
             capsize=2,
         )
         for place, model in enumerate(PAIR):
-            lost = [summary["means"][place] for summary in differences]
-            style = {"color": colour(model), "label": LABELS[model]}
-            above.plot(levels, lost, marker="o", markersize=3, **style)
             curves = cases[name]["models"][model]["curves"]
+            for path in cases[name]["models"][model]["paths"]:
+                first, second = np.transpose(path)
+                above.plot(second, first, color=colour(model), linewidth=0.5, alpha=0.25)
+            style = {"color": colour(model), "label": LABELS[model], "zorder": 3 + place}
+            above.plot(curves["task 2"], curves["task 1"], linewidth=2.5, **style)
             x = np.sqrt(curves["update"])
             mean, half = np.array(curves["task 1"]), np.array(curves["task 1 half interval"])
             below.plot(x, mean, color=colour(model))
@@ -841,23 +854,27 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
             below.plot(x, curves["task 2"], color=colour(model), linestyle="--")
         updates = [u for u in (0, 10, 40, 100, 200, 400, 1000, 3000) if u <= curves["update"][-1]]
         below.set_xticks(np.sqrt(updates), updates, fontsize=7)
-        above.set(title=name)
+        above.set(title=name, xlabel="Task 2 accuracy", xlim=(0.5, 1), ylim=(0.5, 1))
         middle.set(xlabel="Task 2 accuracy, first reached")
         below.set(xlabel="update of Task 2 (square root)", ylim=(0, 1.02))
-        for ax in (above, middle):
-            ax.axhline(0, color="black", linewidth=0.6)
+        middle.axhline(0, color="black", linewidth=0.6)
         for ax in axes[:, column]:
             ax.grid(alpha=0.2)
     axes[0, 0].legend(fontsize=8)
     for ax, text in zip(
         axes[:, 0],
-        ("lost on Task 1 by then", "ReLU minus LWTA", "accuracy: Task 1 solid, Task 2 dashed"),
+        (
+            "Task 1 accuracy",
+            "lost on Task 1, ReLU minus LWTA",
+            "accuracy: Task 1 solid, Task 2 dashed",
+        ),
         strict=True,
     ):
         ax.set_ylabel(text)
     figure.suptitle(
-        "What Task 1 has lost when Task 2 is known this well, over seeds on which both get there;\n"
-        "the same, seed by seed; and both accuracies through Task 2. Bars, bands: 95 % intervals",
+        "Above: each seed's way through Task 2, and the mean of each test (both from .5 on). "
+        "Middle: what Task 1 has lost when Task 2\nis first known this well, over seeds on which "
+        "both get there. Below: both accuracies in time. Bars, bands: 95 % intervals",
         fontsize=10,
     )
     return figure
