@@ -739,6 +739,16 @@ def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[st
             for model, by_seed in measured.items()
             if model != "relu"
         },
+        # Against LWTA, what keeping its winners changes.
+        "lwta_minus": {
+            model: {
+                name: compared
+                for name, compared in paired_summary(measured["lwta"], measured[model]).items()
+                if name in ("forgetting", "task 2") or name.startswith("lost at")
+            }
+            for model in ("kept", "fixed")
+            if model in case.models
+        },
     }
 
 
