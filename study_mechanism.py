@@ -220,6 +220,8 @@ CASES = {
     "LWTA with 304 units": Case(of_model={"lwta": {"hidden": 304}}),
     "LWTA with 200 units": Case(of_model={"lwta": {"hidden": 200}}),
     "four layers": Case({"depth": 4}),
+    "lr 0.02": Case({"lr": 0.02}),
+    "lr 0.02, dropout 0.5": Case({"lr": 0.02, "dropout": 0.5}, against="lr 0.02"),
     # Tested on 1,000 images a task, as it is tested hundreds of times.
     "paper": Case({**PAPER, **PAPER_2, "test_per_task": 1000}, seeds=20),
 }
@@ -671,11 +673,21 @@ def short(summary: dict[str, Any]) -> dict[str, Any]:
     return {name: summary[name] for name in ("n", "mean", "ci95")}
 
 
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 1, equal values sharing their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
-    """Pearson's r with Fisher's 95 % interval."""
-    r, n = float(np.corrcoef(x, y)[0, 1]), len(x)
-    half = 1.959964 / math.sqrt(n - 3)
-    return {"n": n, "r": r, "ci95": [math.tanh(math.atanh(r) + s * half) for s in (-1, 1)]}
+    """Spearman's rank correlation, which no single seed decides, with its 95 % interval.
+
+    The interval is Fisher's with the standard error of Bonett and Wright (2000) for ranks.
+    """
+    r, n = float(np.corrcoef(ranks(x), ranks(y))[0, 1]), len(x)
+    half = 1.959964 * math.sqrt((1 + r * r / 2) / (n - 3))
+    z = math.atanh(min(max(r, -1 + 1e-12), 1 - 1e-12))
+    return {"n": n, "r": r, "ci95": [math.tanh(z + side * half) for side in (-1, 1)]}
 
 
 def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]] | None:
@@ -691,6 +703,9 @@ def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]] | N
         "task 1 half interval": (half / math.sqrt(len(records))).tolist(),
         "task 2": curves[..., 2].mean(axis=0).tolist(),
     }
+
+
+AGAINST_LWTA = ("forgetting", "task 2", "lost at", "changed silenced")  # what controls differ in
 
 
 def paths(records: Sequence[dict[str, Any]]) -> list[list[list[float]]]:
@@ -739,15 +754,14 @@ def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[st
             for model, by_seed in measured.items()
             if model != "relu"
         },
-        # Against LWTA, what keeping its winners changes.
         "lwta_minus": {
             model: {
                 name: compared
-                for name, compared in paired_summary(measured["lwta"], measured[model]).items()
-                if name in ("forgetting", "task 2") or name.startswith("lost at")
+                for name, compared in paired_summary(measured["lwta"], by_seed).items()
+                if name.startswith(AGAINST_LWTA)
             }
-            for model in ("kept", "fixed")
-            if model in case.models
+            for model, by_seed in measured.items()
+            if model not in PAIR
         },
     }
 
@@ -812,6 +826,15 @@ def change(
         gaps.append({seed: relu[seed] - lwta[seed] for seed in relu.keys() & lwta.keys()})
     both = sorted(gaps[0].keys() & gaps[1].keys())
     found["relu minus lwta"] = short(summarise([gaps[0][s] - gaps[1][s] for s in both]))
+    here, there = (
+        {seed: scalars(r) for seed, r in trained(of, "lwta").items()} for of in (records, base)
+    )
+    both = sorted(here.keys() & there.keys())
+    found["lwta's measures"] = {
+        name: short(summarise([here[seed][name] - there[seed][name] for seed in both]))
+        for name in (here[both[0]] if both else ())
+        if name.startswith("information,")
+    }
     return found
 
 
@@ -864,7 +887,12 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
             below.plot(x, curves["task 2"], color=colour(model), linestyle="--")
         updates = [u for u in (0, 10, 40, 100, 200, 400, 1000, 3000) if u <= curves["update"][-1]]
         below.set_xticks(np.sqrt(updates), updates, fontsize=7)
-        above.set(title=name, xlabel="Task 2 accuracy", xlim=(0.5, 1), ylim=(0.5, 1))
+        above.set(
+            title=f"{name}\n{pairs_text(cases[name])}",
+            xlabel="Task 2 accuracy",
+            xlim=(0.5, 1),
+            ylim=(0.5, 1),
+        )
         middle.set(xlabel="Task 2 accuracy, first reached")
         below.set(xlabel="update of Task 2 (square root)", ylim=(0, 1.02))
         middle.axhline(0, color="black", linewidth=0.6)
@@ -884,10 +912,16 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     figure.suptitle(
         "Above: each seed's way through Task 2, and the mean of each test (both from .5 on). "
         "Middle: what Task 1 has lost when Task 2\nis first known this well, over seeds on which "
-        "both get there. Below: both accuracies in time. Bars, bands: 95 % intervals",
+        "both get there (scales differ). Below: accuracies in time. Bars, bands: 95 % intervals",
         fontsize=10,
     )
     return figure
+
+
+def pairs_text(case: dict[str, Any]) -> str:
+    """How many pairs of ReLU and LWTA a case has, and how many were planned if more."""
+    found, planned = case["relu_minus"]["lwta"]["forgetting"]["n"], case["seeds_planned"]
+    return f"n = {found}" + (f" of {planned}" if found < planned else "")
 
 
 def both_follow(case: dict[str, Any]) -> bool:
@@ -957,27 +991,6 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def bars_figure(rows: Sequence[tuple[str, str, dict[str, Any]]], title: str, x: str) -> Figure:
-    """Estimates with intervals, one row each: (text, model whose colour it has, summary)."""
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
-    for y, (_, model, summary) in enumerate(reversed(rows)):
-        ax.errorbar(
-            [summary["mean"]],
-            [y],
-            xerr=np.transpose([bounds(summary)]),
-            color=colour(model),
-            marker="o",
-            capsize=3,
-        )
-    ax.set_yticks(range(len(rows)), [text for text, *_ in reversed(rows)], fontsize=8)
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_ylim(-0.7, len(rows) - 0.3)
-    ax.set_xlabel(x)
-    figure.suptitle(title, fontsize=10)
-    ax.grid(axis="x", alpha=0.2)
-    return figure
-
-
 CONTROL_LEVEL = 0.925  # of Task 2 accuracy, at which the controls are compared
 LOSSES = (  # a measure, its marker, what it is
     ("forgetting", "o", "at the end of Task 2 (forgetting)"),
@@ -1029,19 +1042,48 @@ def controls_figure(cases: dict[str, dict[str, Any]]) -> Figure:
 
 
 def explanations_figure(cases: dict[str, dict[str, Any]]) -> Figure:
-    """ReLU minus LWTA with and without what each explanation names."""
-    rows = [
-        (name, "lwta" if summary["mean"] > 0 else "relu", summary)
-        for name, case in cases.items()
-        if name.startswith("lr")
-        for summary in [case["relu_minus"]["lwta"]["forgetting"]]
-        if summary["ci95"]
-    ]
-    return bars_figure(
-        rows,
-        "What carries the effect of the optimiser? Each experiment takes one thing away",
-        "forgetting of ReLU minus LWTA, mean and 95 % interval",
+    """For each experiment: ReLU minus LWTA in its case, without what it takes away, the change."""
+    names = [name for name, case in cases.items() if name.startswith("lr") and "change" in case]
+    figure, ax = plt.subplots(figsize=(8, 1.6 + 0.75 * len(names)), layout="constrained")
+    for y, name in enumerate(names):
+        base = cases[cases[name]["change"]["against"]]
+        for place, (summary, marker) in enumerate(
+            (
+                (base["relu_minus"]["lwta"]["forgetting"], "o"),
+                (cases[name]["relu_minus"]["lwta"]["forgetting"], "s"),
+                (cases[name]["change"]["relu minus lwta"], "D"),
+            )
+        ):
+            if summary["ci95"] is None:
+                continue
+            low, high = summary["ci95"]
+            shown = colour("lwta") if low > 0 else colour("relu") if high < 0 else "0.55"
+            ax.errorbar(
+                [summary["mean"]],
+                [y + 0.2 * (place - 1)],
+                xerr=np.transpose([bounds(summary)]),
+                color=shown,
+                marker=marker,
+                capsize=3,
+            )
+    for marker, text in (
+        ("o", "in the case itself"),
+        ("s", "in the experiment"),
+        ("D", "change, seed by seed"),
+    ):
+        ax.plot([], [], marker=marker, color="0.4", linestyle="", label=text)
+    ax.set_yticks(range(len(names)), [name.replace(", ", "\n", 2) for name in names], fontsize=8)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval")
+    ax.grid(axis="x", alpha=0.2)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=3)
+    figure.suptitle(
+        "What carries the difference between ReLU and LWTA? Blue: LWTA forgets less, or the change "
+        "is\ntowards that; orange: ReLU; grey: the interval holds zero",
+        fontsize=10,
     )
+    return figure
 
 
 FIGURES = {

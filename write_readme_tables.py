@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from study_mechanism import CONTROL_LEVEL, LABELS, known
 from study_open_questions import (
     PAIR,
     PAPER_ERRORS,
+    adjusted_p,
     effective_rate,
     estimate,
     group_report,
@@ -86,15 +87,18 @@ def answer() -> str:
             f"**{pair['verdict']}**."
         )
     default = cases()["default"]
+    learned_by_relu, learned = default["relu_minus"]["fixed"]["task 2"]["means"]
     kept, forgetting = (
         default["relu_minus"]["fixed"]["forgetting"],
         {m: default["models"][m]["measures"]["forgetting"]["mean"] for m in (*PAIR, "fixed")},
     )
     lines.append(
-        f"- Inside, {kept['n']} other seeds: ReLU forgets {forgetting['relu']:.3f} and LWTA "
-        f"{forgetting['lwta']:.3f}. A network whose winners are for good those of its untrained "
-        f"weights, so that nothing competes while it learns, forgets {forgetting['fixed']:.3f}: "
-        f"ReLU minus it {estimate(kept)}."
+        f"- What competition does, {kept['n']} other seeds: ReLU forgets {forgetting['relu']:.3f} "
+        f"and LWTA {forgetting['lwta']:.3f}. A network whose winners are for good those of its "
+        f"untrained weights, so that nothing competes while it learns, forgets "
+        f"{forgetting['fixed']:.3f}: ReLU minus it {estimate(kept)}, it forgets less on "
+        f"{kept['wins']}; at the end it knows Task 2 to {learned:.1%}, "
+        f"ReLU to {learned_by_relu:.1%}."
     )
     return "\n".join(lines)
 
@@ -432,20 +436,24 @@ def scale() -> str:
     return markdown(["what", "measured", ""], rows)
 
 
-def judge(intervals: Sequence[Sequence[float]], above: str, below: str) -> str:
-    """A verdict from unadjusted intervals: all above zero, all below, some, or none."""
-    if not intervals:
+def judge(intervals: dict[str, Sequence[float] | None], above: str, below: str) -> str:
+    """A verdict from several unadjusted intervals, by name: `above` or `below` zero if all are.
+
+    One interval of several is no verdict: by chance some would miss zero. It is named.
+    """
+    there = {name: found for name, found in intervals.items() if found}
+    if not there:
         return "no pairs"
-    higher, lower = (
-        sum(beyond) for beyond in ([low > 0 for low, _ in intervals], [h < 0 for _, h in intervals])
-    )
-    if len(intervals) in (higher, lower):
+    higher = [name for name, (low, _) in there.items() if low > 0]
+    lower = [name for name, (_, high) in there.items() if high < 0]
+    if len(there) in (len(higher), len(lower)):
         return above if higher else below
-    if not higher and not lower:
-        return "not shown"
-    if higher and lower:
-        return f"mixed: above zero in {higher}, below in {lower} of {len(intervals)}"
-    return f"{above if higher else below}, in {higher or lower} of {len(intervals)} only"
+    alone = [
+        f"{side} zero in {', '.join(names)}"
+        for side, names in (("above", higher), ("below", lower))
+        if names
+    ]
+    return "not shown" + (f"; unadjusted, {' and '.join(alone)} alone" if alone else "")
 
 
 def study_claims() -> str:
@@ -462,13 +470,13 @@ def study_claims() -> str:
         null: float = 0.0,
     ) -> None:
         """A row: the values with their intervals, judged by those named, or by all."""
-        judged = [values[name]["ci95"] for name in decisive or values if values[name]["ci95"]]
+        judged = {name: values[name]["ci95"] for name in decisive or values}
         measured = "; ".join(
             f"{name}: {estimate(value, '' if null else '+')}"
             + (f", n = {value['n']}" if "n" in value else "")
             for name, value in values.items()
         )
-        beyond = [[low - null, high - null] for low, high in judged]
+        beyond = {name: of and [bound - null for bound in of] for name, of in judged.items()}
         rows.append([claim, measured, judge(beyond, above, below)])
 
     def gaps(conditions: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -514,7 +522,7 @@ def study_claims() -> str:
             add(
                 f"Permuted MNIST is harder: {label(model)}'s forgetting minus that on split digits",
                 changes(permuted, model),
-                supported,
+                "supported; but its two tasks also share their ten outputs",
                 "contradicted: it forgets less",
             )
         add(
@@ -540,6 +548,24 @@ def study_claims() -> str:
             "contradicted: less noisy",
             null=1.0,
         )
+    if "width" in groups:
+        wide = [row for row in groups["width"] if "change" in row]
+        add(
+            "The high variance is that of small networks: std of ReLU minus LWTA over that of 400",
+            {row["label"]: row["change"]["spread_ratio"] for row in wide},
+            "contradicted: every other width varies more",
+            "supported",
+            decisive=[row["label"] for row in wide if row["config"]["relu"]["hidden"] > 400],
+            null=1.0,
+        )
+    for name, text in (("depth", "depth"), ("width", "width")):
+        if name in groups:
+            add(
+                f"The {text} does not matter: ReLU minus LWTA at each",
+                gaps(groups[name]),
+                "LWTA forgets less at each",
+                "ReLU forgets less at each",
+            )
     if "single-head" in groups:
         kept = groups["single-head"][-1]["first_task_kept"]
         rows.append(
@@ -559,7 +585,7 @@ def study_claims() -> str:
 FINDINGS = (
     ("The published split of the digits", "default", "default"),
     ("Twelve splits, each seed's mean", "partition", "pooled"),
-    ("Ten other splits, other seeds, each seed's mean", "partition-again", "pooled"),
+    ("Ten more splits, one again, other seeds", "partition-again", "pooled"),
     ("Five tasks of two digits", "five-task", "01 23 45 67 89"),
     ("Four layers instead of two", "depth", "depth 4"),
     ("Blocks of 8, as many units", "block", "k 8, equal units"),
@@ -568,9 +594,11 @@ FINDINGS = (
         "block",
         "k 8, equal active units, ReLU as wide",
     ),
-    ("Next to LWTA's edge of divergence", "optimiser", "lr 0.05, momentum 0.95"),
-    ("No momentum, other seeds", "momentum", "lr 0.05, momentum 0.0"),
-    ("Momentum 0.95, other seeds", "momentum", "lr 0.02, momentum 0.95"),
+    ("Next to LWTA's edge, without the failed runs", "optimiser", "lr 0.05, momentum 0.95"),
+    ("No momentum, lr 0.02, other seeds", "momentum", "lr 0.02, momentum 0.0"),
+    ("No momentum, lr 0.05, other seeds", "momentum", "lr 0.05, momentum 0.0"),
+    ("Momentum 0.95, lr 0.01, other seeds", "momentum", "lr 0.01, momentum 0.95"),
+    ("Momentum 0.95, lr 0.02, other seeds", "momentum", "lr 0.02, momentum 0.95"),
     ("Dropout 0.5, input 0.2", "dropout", "hidden 0.5, input 0.2"),
     ("Ten digits, then permuted, 5 epochs", "permuted", "ten digits, then permuted, 5 epochs"),
     ("Ten digits, then permuted, 50 epochs", "permuted", "ten digits, then permuted, 50 epochs"),
@@ -600,7 +628,7 @@ def findings() -> str:
                 *(estimate(forgetting[m], "").partition(" ")[0] for m in ("relu", "lwta")),
                 estimate(pair["difference"]),
                 f"{pair['wins']} of {pair['difference']['n']}",
-                f"{pair.get('sign_test_p_holm', pair['sign_test_p']):.2g}",
+                adjusted_p(pair) if where != "pooled" else f"{pair['sign_test_p']:.2g}",
                 (pair["verdict"] or "").partition(":")[0],
             ]
         )
@@ -705,7 +733,9 @@ def momentum() -> str:
     lines = [
         f"- {row['label']}: ReLU minus LWTA {estimate(pair_of(row)['difference'])} over "
         f"{row['n']} seeds, LWTA forgets less on {pair_of(row)['wins']}: "
-        f"**{pair_of(row)['verdict'].partition(':')[0]}**."
+        f"**{pair_of(row)['verdict'].partition(':')[0]}**. Task 1 after Task 1: "
+        f"{estimate(row['learned_difference']['difference'])}; at the end: "
+        f"{estimate(row['kept_difference']['difference'])}."
         for row in rows
     ]
     (moved,) = [row for row in rows if "change" in row]
@@ -714,7 +744,8 @@ def momentum() -> str:
     shown = "" if low > 0 or high < 0 else " not"
     lines.append(
         f"- From {moved['change']['against']} to {moved['label']} that changes by "
-        f"{estimate(found)} over {found['n']} seeds: a shift towards LWTA is{shown} shown."
+        f"{estimate(found)} over {found['n']} seeds: a shift towards LWTA is{shown} shown "
+        "(exploratory, one unadjusted interval)."
         if found["mean"] > 0
         else f"- With momentum it changes by {estimate(found)}: no shift towards LWTA."
     )
@@ -764,9 +795,9 @@ def by_layer(text: Callable[[int], str], layers: Sequence[int] = (1, 2)) -> str:
     return "; ".join(f"layer {layer}: {text(layer)}" for layer in layers)
 
 
-def differences(case: dict[str, Any], measure: str) -> list[list[float]]:
-    """The intervals of ReLU minus LWTA in both layers; `measure` has a place for the layer."""
-    return [case["relu_minus"]["lwta"][measure.format(n)]["ci95"] for n in (1, 2)]
+def differences(case: dict[str, Any], measure: str) -> dict[str, list[float]]:
+    """The intervals of ReLU minus LWTA by layer; `measure` has a place for its number."""
+    return {f"layer {n}": case["relu_minus"]["lwta"][measure.format(n)]["ci95"] for n in (1, 2)}
 
 
 def pairs_in(case: dict[str, Any]) -> str:
@@ -775,152 +806,275 @@ def pairs_in(case: dict[str, Any]) -> str:
     return f"{found}" if found == planned else f"{found} of {planned}"
 
 
-def units_are_divided(every: dict[str, dict[str, Any]]) -> list[str]:
-    """A row of `mechanism_claims`: segregation, against ReLU's and against chance."""
-    case, measure = every["default"], "information, layer {}, after Task 2"
+Cases = dict[str, dict[str, Any]]
+
+
+def every_unit_responds(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: how many units an image makes active."""
+    case, measure = every["default"], "activity, layer {}, after Task 2"
+    relu = [case["models"]["relu"]["measures"][measure.format(n)]["mean"] for n in (1, 2)]
     return [
-        "LWTA's units are divided between the tasks more than ReLU's",
+        "Every ReLU unit responds to every input, so Task 2 reaches every weight",
+        "share of units active for an image, whose weights alone its gradient changes: "
+        + by_layer(lambda n: of_both(case, measure.format(n), ".0%")),
+        pairs_in(case),
+        "contradicted: fewer of ReLU's units are active than of LWTA's"
+        if all(low < 0 and high < 0 for low, high in differences(case, measure).values())
+        else "supported"
+        if min(relu) > 0.9
+        else "contradicted",
+        "controls.png",
+    ]
+
+
+def task_1_drops_at_once(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: the early dip."""
+    case = every["default"]
+    return [
+        "ReLU's Task 1 accuracy drops as soon as Task 2 starts, LWTA's stays",
+        "the most that is lost within the first 40 updates: " + of_both(case, "dip"),
+        pairs_in(case),
+        judge(
+            {"the dip": case["relu_minus"]["lwta"]["dip"]["ci95"]},
+            "supported: ReLU's drops more",
+            "contradicted: LWTA's drops more",
+        ).replace("not shown", "not shown: both drop"),
+        "matching_rule.png",
+    ]
+
+
+def units_are_divided(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: segregation against ReLU's, chance and other halves."""
+    case, measure = every["default"], "information, layer {}, after Task 2"
+    own, other = (
+        [
+            case["models"][model]["measures"][f"{what}, layer {n}, after Task 2"]["mean"]
+            for model in PAIR
+            for n in (1, 2)
+        ]
+        for what in ("information", "information_chance")
+    )
+    random = case["models"]["random"]["measures"][measure.format(1)]["mean"]
+    return [
+        "LWTA's units are divided between the tasks, more than ReLU's",
         "millibits a unit's gate tells about the task, after Task 2: "
         + by_layer(lambda n: of_both(case, measure.format(n), ".1f", 1000))
         + "; about other halves of the digits: "
         + by_layer(
             lambda n: of_both(case, f"information_chance, layer {n}, after Task 2", ".1f", 1000)
-        ),
+        )
+        + f"; by chance alone (winners drawn at random): {1000 * random:.1f}",
         pairs_in(case),
-        judge(differences(case, measure), "contradicted: less", "supported"),
+        "not supported: both networks tell the tasks apart less than other halves of the digits"
+        if all(x < y for x, y in zip(own, other, strict=True))
+        else judge(differences(case, measure), "contradicted: ReLU's more", "supported"),
         "layers.png",
     ]
 
 
-def deeper_layers_are_divided(every: dict[str, dict[str, Any]]) -> list[str]:
-    """A row of `mechanism_claims`: segregation of deeper layers against the first."""
-    found = {
-        f"layer {layer} of {every[name]['config']['lwta']['depth']} after Task {task}": every[name][
-            "models"
-        ]["lwta"]["deeper minus first"][f"information, layer {layer}, after Task {task}"]
-        for name, layer in (("default", 2), *(("four layers", deep) for deep in (2, 3, 4)))
-        for task in (1, 2)
-    }
-    return [
-        "Deeper LWTA layers are more divided than the first",
-        "millibits more than in the first layer: "
-        + "; ".join(
-            f"{name}: {1000 * value['mean']:+.1f} "
-            f"({interval([1000 * bound for bound in value['ci95']], 1, '+')})"
-            for name, value in found.items()
-        ),
-        f"{pairs_in(every['default'])}; {pairs_in(every['four layers'])}",
-        judge([value["ci95"] for value in found.values()], "supported", "contradicted: less"),
-        "layers.png",
-    ]
+def deeper_layers_are_divided(every: Cases) -> list[list[str]]:
+    """Rows of `mechanism_claims`: segregation of deeper layers against the first, by moment."""
+    rows = []
+    for task in (1, 2):
+        found = {
+            f"{what}, layer {layer} of {every[name]['config']['lwta']['depth']}": every[name][
+                "models"
+            ][model]["deeper minus first"][f"{key}, layer {layer}, after Task {task}"]
+            for key, what, model in (
+                ("information", "millibits", "lwta"),
+                ("gap", "gap in thousandths", "lwta"),
+                ("information", "ReLU's millibits", "relu"),
+            )
+            for name, layer in (("default", 2), *(("four layers", deep) for deep in (2, 3, 4)))
+        }
+        rows.append(
+            [
+                f"Deeper LWTA layers are more divided than the first, after Task {task}",
+                "more than in the first layer: "
+                + "; ".join(
+                    f"{name}: {1000 * value['mean']:+.1f} "
+                    f"({interval([1000 * bound for bound in value['ci95']], 1, '+')})"
+                    for name, value in found.items()
+                ),
+                f"{pairs_in(every['default'])}; {pairs_in(every['four layers'])}",
+                judge(
+                    {name: v["ci95"] for name, v in found.items() if "ReLU" not in name},
+                    "supported; ReLU's too"
+                    if all(v["ci95"][0] > 0 for name, v in found.items() if "ReLU" in name)
+                    else "supported",
+                    "contradicted: less",
+                ),
+                "layers.png",
+            ]
+        )
+    return rows
 
 
-def division_predicts_forgetting(every: dict[str, dict[str, Any]]) -> list[str]:
+def correlations(case: dict[str, Any], measure: str) -> tuple[dict[str, Any], str]:
+    """LWTA's rank correlations of a measure with forgetting by layer, and both networks' text."""
+    texts = []
+    for model in ("lwta", "relu"):
+        related = case["models"][model]["correlation with forgetting"]
+        found = {f"layer {n}": related[measure.format(n)] for n in (1, 2)}
+        texts.append(
+            f"{LABELS[model]} "
+            + ", ".join(
+                f"{layer}: {of['r']:+.2f} ({interval(of['ci95'], 2, '+')})"
+                for layer, of in found.items()
+            )
+        )
+        if model == "lwta":
+            judged = {layer: of["ci95"] for layer, of in found.items()}
+    return judged, "; ".join(texts)
+
+
+def division_predicts_forgetting(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: segregation and forgetting over seeds."""
     case = every["default"]
-    related = case["models"]["lwta"]["correlation with forgetting"]
-    found = [related[f"information, layer {n}, after Task 1"] for n in (1, 2)]
+    judged, text = correlations(case, "information, layer {}, after Task 1")
     return [
         "LWTA networks that are more divided after Task 1 forget less",
-        "correlation with forgetting over seeds: "
-        + by_layer(
-            lambda n: f"{found[n - 1]['r']:+.2f} ({interval(found[n - 1]['ci95'], 2, '+')})"
-        ),
-        f"{found[0]['n']}",
-        judge([of["ci95"] for of in found], "contradicted: they forget more", "supported"),
+        f"rank correlation of a unit's information with forgetting over seeds: {text}",
+        pairs_in(case),
+        judge(judged, "contradicted: they forget more", "supported"),
         "mechanism.json",
     ]
 
 
-def few_weights_change(every: dict[str, dict[str, Any]]) -> list[str]:
-    """A row of `mechanism_claims`: weights that Task 2 leaves alone."""
-    still = every["no decay, restarted"]
+def dropout_divides(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: what dropout does to segregation after Task 1."""
+    name, claim = (
+        "lr 0.02, dropout 0.5",
+        "Dropout makes LWTA's blocks specialise earlier, in Task 1",
+    )
+    if name not in every:
+        return [claim, "no run yet", "0", "", "mechanism.json"]
+    found = {
+        f"layer {n}": every[name]["change"]["lwta's measures"][
+            f"information, layer {n}, after Task 1"
+        ]
+        for n in (1, 2)
+    }
+    return [
+        claim,
+        "millibits a unit's gate tells about the task after Task 1, dropout 0.5 minus none: "
+        + "; ".join(
+            f"{layer}: {1000 * of['mean']:+.1f} "
+            f"({interval([1000 * bound for bound in of['ci95']], 1, '+')})"
+            for layer, of in found.items()
+        ),
+        f"{found['layer 1']['n']} of {every[name]['seeds_planned']}",
+        judge(
+            {layer: of["ci95"] for layer, of in found.items()}, "supported", "contradicted: less"
+        ),
+        "mechanism.json",
+    ]
+
+
+def few_weights_change(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: weights that Task 2 leaves alone, where no decay moves them."""
     measure = "weights untouched, layer {}"
-    untouched = [still["models"]["lwta"]["measures"][measure.format(n)]["mean"] for n in (1, 2)]
+    still = {
+        "momentum restarted": every["no decay, restarted"],
+        "no momentum": every["lr 0.05, momentum 0"],
+    }
     return [
         "Only a strict subset of LWTA's weights changes during Task 2, unlike ReLU's",
-        "weights with the same bits, without decay and with momentum restarted: "
-        + by_layer(lambda n: of_both(still, measure.format(n), ".1%"))
+        "weights with the same bits, without decay: "
+        + "; ".join(
+            f"{name}, {by_layer(lambda n, case=case: of_both(case, measure.format(n), '.1%'))}"
+            for name, case in still.items()
+        )
         + "; as published, share that holds 90 % of the squared change: "
         + by_layer(lambda n: of_both(every["default"], f"weights carrying, layer {n}", ".1%")),
-        f"{pairs_in(still)}; {pairs_in(every['default'])}",
-        "contradicted: nearly all change"
-        if max(untouched) < 0.05
-        else judge(
-            differences(still, measure),
+        "; ".join(pairs_in(case) for case in (*still.values(), every["default"])),
+        judge(
+            {
+                f"{layer} ({name})": found
+                for name, case in still.items()
+                for layer, found in differences(case, measure).items()
+            },
             "not supported: fewer stand still than in ReLU",
             "supported: more stand still than in ReLU",
-        ),
+        ).replace("not shown", "not supported: some of ReLU's stand still too"),
         "mechanism.json",
     ]
 
 
-def winners_stay(every: dict[str, dict[str, Any]]) -> list[str]:
+def winners_stay(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: active units that Task 2 silences."""
     case, measure = every["default"], "changed silenced, layer {}"
-    shifted = case["models"]["shifted"]["measures"]
+    as_active = {f"layer {n}": case["lwta_minus"]["shifted"][measure.format(n)] for n in (1, 2)}
+    fewer = {layer: [-high, -low] for layer, (low, high) in differences(case, measure).items()}
     return [
         "Task 1's winners stay while Task 2 is learned",
         "share of Task 1's active units that Task 2 silences, over its images: "
         + by_layer(lambda n: of_both(case, measure.format(n), ".1%"))
-        + "; in a ReLU network that is as active: "
-        + by_layer(lambda n: f"{shifted[measure.format(n)]['mean']:.1%}"),
+        + "; LWTA minus a ReLU network that is as active: "
+        + "; ".join(
+            f"{layer}: {of['mean']:+.1%} ({interval([100 * b for b in of['ci95']], 1, '+')})"
+            for layer, of in as_active.items()
+        ),
         pairs_in(case),
         judge(
-            differences(case, measure),
-            "in part: more stay than in ReLU",
-            "contradicted: fewer stay than in ReLU",
-        ),
+            {
+                **{f"{layer}, against ReLU": found for layer, found in fewer.items()},
+                **{f"{layer}, as active": of["ci95"] for layer, of in as_active.items()},
+            },
+            "contradicted: fewer stay",
+            "supported: more stay",
+        ).replace("not shown", "not supported: no more stay than in a ReLU that is as active")
+        if as_active["layer 1"]["ci95"][1] >= 0
+        else "supported in the first layer: more stay than in any ReLU",
         "mechanism.json",
     ]
 
 
-def replaced_winners_cost(every: dict[str, dict[str, Any]]) -> list[str]:
+def replaced_winners_cost(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: LWTA's replaced winners, over seeds and by experiment."""
     case = every["default"]
-    related = case["models"]["lwta"]["correlation with forgetting"]
-    found = [related[f"changed silenced, layer {n}"] for n in (1, 2)]
+    _, text = correlations(case, "changed silenced, layer {}")
     saved = case["lwta_minus"]["kept"]["forgetting"]
     return [
         "LWTA forgets because Task 2 replaces Task 1's winners",
-        "correlation of the share that Task 2 replaces with forgetting: "
-        + by_layer(lambda n: f"{found[n - 1]['r']:+.2f} ({interval(found[n - 1]['ci95'], 2, '+')})")
-        + "; but LWTA's forgetting minus that with the winners kept from the switch on: "
-        + estimate(saved),
-        f"{found[0]['n']}; {saved['n']}",
+        f"rank correlation of the share that Task 2 silences with forgetting: {text}; but LWTA's "
+        f"forgetting minus that with the winners kept from the switch on: {estimate(saved)}",
+        f"{pairs_in(case)}; {saved['n']}",
         judge(
-            [saved["ci95"]],
+            {"kept": saved["ci95"]},
             "supported: keeping them saves",
             "contradicted: keeping them costs more",
-        ).replace("not shown", "not supported: they go together, but keeping them saves nothing"),
+        ).replace("not shown", "not supported: keeping them is not shown to save anything"),
         "controls.png",
     ]
 
 
-def competition_protects(every: dict[str, dict[str, Any]]) -> list[str]:
+def competition_protects(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: LWTA against winners that never were learned."""
     case = every["default"]
-    fixed, lwta = (case["relu_minus"][model] for model in ("fixed", "lwta"))
     level = f"lost at {CONTROL_LEVEL}"
-    against_lwta = case["lwta_minus"]["fixed"][level]
+    against_relu, against_lwta = (case[of]["fixed"][level] for of in ("relu_minus", "lwta_minus"))
+    lwta = case["relu_minus"]["lwta"][level]
+    ends = [case["models"][m]["measures"]["task 2"]["mean"] for m in (*PAIR, "fixed")]
     return [
         "What protects is competition that goes on while the network learns",
         f"lost on Task 1 when Task 2 first reaches {CONTROL_LEVEL:.1%}: "
-        f"{fixed[level]['means'][0]:.3f} (ReLU), "
-        f"{lwta[level]['means'][1]:.3f} (LWTA), {fixed[level]['means'][1]:.3f} (winners of the "
-        f"untrained network, kept for good); ReLU minus LWTA {estimate(lwta[level])}, LWTA minus "
-        f"the last {estimate(against_lwta)}",
-        f"{lwta[level]['n']}; {against_lwta['n']}",
+        f"{against_relu['means'][0]:.3f} (ReLU), {lwta['means'][1]:.3f} (LWTA), "
+        f"{against_lwta['means'][1]:.3f} (winners of the untrained network, kept for good); ReLU "
+        f"minus LWTA {estimate(lwta)}, LWTA minus the last {estimate(against_lwta)}; Task 2 at the "
+        f"end: {', '.join(f'{end:.3f}' for end in ends)}",
+        f"{lwta['n']}; {against_lwta['n']}",
         judge(
-            [against_lwta["ci95"]],
-            "contradicted: it is the network in which nothing competes that forgets less",
+            {"matched": against_lwta["ci95"]},
+            "contradicted: a network in which nothing competes forgets less, and learns Task 2 "
+            "a little less well",
             "supported",
         ),
         "controls.png",
     ]
 
 
-def representation_is_lost(every: dict[str, dict[str, Any]]) -> list[str]:
+def representation_is_lost(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: what a refitted linear probe loses, beside forgetting."""
     case = every["default"]
     return [
@@ -931,23 +1085,24 @@ def representation_is_lost(every: dict[str, dict[str, Any]]) -> list[str]:
         + of_both(case, "probe before")
         + ", after Task 1 "
         + of_both(case, "probe after Task 1")
-        + ", after Task 2 "
-        + of_both(case, "probe after Task 2"),
-        pairs_in(case),
-        "not supported: what a linear probe finds hardly changes, and most of it is there untrained"
-        if all(
-            abs(of["measures"]["probe lost"]["mean"]) < of["measures"]["forgetting"]["mean"] / 4
-            for of in (case["models"][model] for model in PAIR)
-        )
-        else "supported",
+        + "; what the probe loses over Task 2: "
+        + of_both(case, "probe lost")
+        + "; with four layers: "
+        + of_both(every["four layers"], "probe lost"),
+        f"{pairs_in(case)}; {pairs_in(every['four layers'])}",
+        "not shown: the probe loses little, but it also finds most in the untrained network, so it "
+        "cannot tell",
         "controls.png",
     ]
 
 
 MECHANISM_CLAIMS = (
+    every_unit_responds,
+    task_1_drops_at_once,
     units_are_divided,
     deeper_layers_are_divided,
     division_predicts_forgetting,
+    dropout_divides,
     few_weights_change,
     winners_stay,
     replaced_winners_cost,
@@ -960,7 +1115,11 @@ def mechanism_claims() -> str:
     """What competition is said to do inside the network, and what it does."""
     every = cases()
     head = ["claim", "measured, with 95 % intervals", "seeds", "verdict", "figure or file"]
-    return markdown(head, [row(every) for row in MECHANISM_CLAIMS])
+    rows: list[list[str]] = []
+    for claim in MECHANISM_CLAIMS:
+        found = claim(every)
+        rows += found if isinstance(found[0], list) else [found]
+    return markdown(head, rows)
 
 
 def seeds_of_the_mechanism() -> str:
@@ -977,70 +1136,108 @@ def seeds_of_the_mechanism() -> str:
     return markdown(["case", "seeds run", "runs that failed"], rows)
 
 
-def explanations() -> str:
-    """Each explanation of the optimiser's effect, the experiment that could refute it, a verdict.
+def explain(base: dict[str, Any], rest: dict[str, Any], moved: dict[str, Any]) -> str:
+    """What an experiment says of an explanation: the difference, without it, and the change.
 
-    An explanation is refuted where the difference stands without what it names, and supported where
-    taking that away moves the difference towards zero.
+    An explanation is refuted where the difference stands without what it names, and carries it
+    where taking that away moves the difference towards zero. Where none is shown there is nothing
+    to explain.
     """
+    if not base["ci95"] or base["ci95"][0] <= 0 <= base["ci95"][1]:
+        return "nothing to explain on these seeds: no difference shown"
+    sign = 1 if base["mean"] > 0 else -1
+    stands = min(sign * bound for bound in rest["ci95"]) > 0
+    less = max(sign * bound for bound in moved["ci95"]) < 0
+    return {
+        (True, False): "not needed: the difference is there without it",
+        (True, True): "carries a part",
+        (False, True): "carries it: without it none is shown",
+        (False, False): "undecided",
+    }[stands, less]
+
+
+def explanations() -> str:
+    """Each explanation of the optimiser's effect, the experiment that could refute it, verdicts."""
     every = cases()
     rows = []
 
-    def add(explanation: str, refuted: str, name: str) -> None:
+    def add(explanation: str, experiment: str, verdict: str, *found: dict[str, Any]) -> None:
+        cells = [f"{estimate(summary)}, n = {summary['n']}" for summary in found]
+        rows.append([explanation, experiment, *cells, verdict])
+
+    def add_case(explanation: str, name: str) -> None:
         case = every[name]
         base = every[case["change"]["against"]]["relu_minus"]["lwta"]["forgetting"]
         rest, moved = case["relu_minus"]["lwta"]["forgetting"], case["change"]["relu minus lwta"]
-        sign = 1 if base["mean"] > 0 else -1
-        stands = min(sign * bound for bound in rest["ci95"]) > 0
-        less = max(sign * bound for bound in moved["ci95"]) < 0
-        verdict = {
-            (True, False): "refuted: the difference is there without it",
-            (True, True): "carries a part",
-            (False, True): "supported",
-            (False, False): "undecided: neither shown",
-        }[stands, less]
-        cells = [f"{estimate(x)}, n = {x['n']}" for x in (base, rest, moved)]
-        rows.append([explanation, refuted, name, *cells, verdict])
+        verdict = explain(base, rest, moved)
+        add(explanation, f"{case['change']['against']}; {name}", verdict, base, rest, moved)
 
-    high, edge = "lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95"
-    add(
-        "the momentum left over at the switch",
-        "the difference stays when each task starts with no momentum",
-        f"{high}, restarted",
+    def conditions(group: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """A group's conditions that are compared with another: label, condition, the other."""
+        by_label = {row["label"]: row for row in study(group)["conditions"]}
+        for label_, row in by_label.items():
+            if "change" in row:
+                yield label_, row, by_label[row["change"]["against"]]
+
+    left_over = "the momentum left over at the switch: restart it"
+    for name, row, against in conditions("restart"):
+        found = pair_of(against)["difference"], pair_of(row)["difference"]
+        moved = row["change"]["difference"]["difference"]
+        add(left_over, name, explain(*found, moved), *found, moved)
+    add_case(left_over, "lr 0.02, momentum 0.95, restarted")
+    add_case(
+        "the size of Task 2's first steps: let its learning rate rise over two epochs",
+        "lr 0.02, momentum 0.95, ramp",
     )
-    add(
-        "the size of Task 2's first steps",
-        "it stays when Task 2's learning rate rises over two epochs",
-        f"{high}, ramp",
+    add_case(
+        "Task 2's step next to the edge: train Task 2 with a fifth of it",
+        "lr 0.05, momentum 0.95, Task 2 at lr 0.01",
     )
-    add(
-        "nearness to the edge of divergence while Task 2 trains",
-        "it stays when Task 2 is trained with a fifth of the step",
-        f"{edge}, Task 2 at lr 0.01",
-    )
-    conditions = {row["label"]: row for row in study("effective-rate")["conditions"]}
-    for rate in (0.2, 0.5):
-        (row,) = (
-            row
-            for name, row in conditions.items()
-            if name.startswith(f"lr / (1 - m) = {rate}:") and name.endswith("momentum 0.95")
-        )
-        base = pair_of(conditions[row["change"]["against"]])["difference"]
-        rest, moved = pair_of(row)["difference"], row["change"]["difference"]["difference"]
-        low, high_bound = moved["ci95"]
-        rows.append(
-            [
-                f"the effective step lr / (1 - m) = {rate} alone",
-                "at the same effective step, more momentum changes the difference",
-                row["label"].partition(": ")[2],
-                *(f"{estimate(x)}, n = {x['n']}" for x in (base, rest, moved)),
-                "refuted: momentum moves it"
-                if low > 0 or high_bound < 0
+    for name, row, against in conditions("effective-rate"):
+        if name.endswith("momentum 0.95"):
+            moved = row["change"]["difference"]["difference"]
+            low, high = moved["ci95"]
+            add(
+                "the effective step lr / (1 - m) alone: the same with the least and the most m",
+                f"{against['label'].partition(': ')[2]}; {name.partition(': ')[2]}",
+                "refuted: momentum moves the difference"
+                if low > 0 or high < 0
                 else "not refuted: no change shown",
-            ]
-        )
-    head = ["explanation", "would be refuted if", "experiment", "ReLU minus LWTA with it"]
-    return markdown([*head, "without it", "change", "verdict"], rows)
+                *(pair_of(against)["difference"], pair_of(row)["difference"], moved),
+            )
+    edge = every["lr 0.05, momentum 0.95"]["models"]["lwta"]["correlation with forgetting"]
+    sharp = edge["sharpness of Task 2 at the switch"]
+    low, high = sharp["ci95"]
+    rows.append(
+        [
+            "sharpness at the switch: do sharper LWTA networks forget more?",
+            f"lr 0.05, momentum 0.95: rank correlation {sharp['r']:+.2f} "
+            f"({interval(sharp['ci95'], 2, '+')}), n = {sharp['n']}",
+            *("", "", ""),
+            "supported" if low > 0 else "contradicted" if high < 0 else "not shown",
+        ]
+    )
+    head = ["explanation, and what is done about it", "experiment", "ReLU minus LWTA before"]
+    return markdown([*head, "with that done", "change", "verdict"], rows)
+
+
+def overlaps() -> str:
+    """Overlap of the active sets of two images, after Task 2."""
+    rows = []
+    for name in ("default", "four layers"):
+        case = cases()[name]
+        for layer in range(1, case["config"]["lwta"]["depth"] + 1):
+            for model in PAIR:
+                found = case["models"][model]["measures"]
+                values = [
+                    found[f"overlap_{of}, layer {layer}, after Task 2"]
+                    for of in ("class", "task", "tasks", "chance")
+                ]
+                rows.append(
+                    [name, f"{layer}", LABELS[model]] + [estimate(value, "") for value in values]
+                )
+    head = ["overlap after Task 2", "layer", "network", "within a digit", "across a task's digits"]
+    return markdown([*head, "across tasks", "independent units"], rows)
 
 
 MATCHED = (0.8, 0.9, 0.925)
@@ -1109,16 +1306,16 @@ def controls() -> str:
         cells = [LABELS[model] if name == "default" else name, f"{found['forgetting']['n']}"]
         cells += [f"{found[f'activity, layer {n}, after Task 2']['mean']:.0%}" for n in (1, 2)]
         cells += [estimate(found["forgetting"], ""), f"{found['task 2']['mean']:.3f}"]
-        if model == "relu":
-            cells += ["", ""]
-        else:
-            minus = every[name]["relu_minus"][model]
-            cells.append(estimate(minus["forgetting"]))
-            cells.append(matched_estimate(minus, CONTROL_LEVEL))
+        for of in ("relu_minus", "lwta_minus"):
+            minus = every[name][of].get(model)
+            cells.append(estimate(minus["forgetting"]) if minus else "")
+            cells.append(matched_estimate(minus, CONTROL_LEVEL) if minus else "")
         rows.append(cells)
     head = ["network", "seeds", "active in layer 1", "in layer 2", "forgetting"]
-    head += ["Task 2 at the end", "ReLU's forgetting minus its"]
-    return markdown([*head, f"the same when Task 2 first reaches {CONTROL_LEVEL:.1%}"], rows)
+    head += ["Task 2 at the end"]
+    for relative in ("ReLU's", "LWTA's"):
+        head += [f"{relative} forgetting minus its", f"at {CONTROL_LEVEL:.1%} on Task 2"]
+    return markdown(head, rows)
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
@@ -1141,6 +1338,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "findings": findings,
         "matched": matched,
         "mechanism_claims": mechanism_claims,
+        "overlaps": overlaps,
         "explanations": explanations,
         "optimiser_experiments": optimiser_experiments,
         "controls": controls,
