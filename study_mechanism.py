@@ -826,16 +826,22 @@ def change(
         gaps.append({seed: relu[seed] - lwta[seed] for seed in relu.keys() & lwta.keys()})
     both = sorted(gaps[0].keys() & gaps[1].keys())
     found["relu minus lwta"] = short(summarise([gaps[0][s] - gaps[1][s] for s in both]))
+    return found
+
+
+def moved_information(
+    records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What an experiment changes, seed by seed, in LWTA's segregation at each layer and moment."""
     here, there = (
         {seed: scalars(r) for seed, r in trained(of, "lwta").items()} for of in (records, base)
     )
     both = sorted(here.keys() & there.keys())
-    found["lwta's measures"] = {
+    return {
         name: short(summarise([here[seed][name] - there[seed][name] for seed in both]))
         for name in (here[both[0]] if both else ())
         if name.startswith("information,")
     }
-    return found
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -1131,7 +1137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(analyse(name, case, records))
             if case.against:
                 base = train_case(case.against, CASES[case.against], finished_only)
-                rows[-1]["change"] = {"against": case.against, **change(records, base)}
+                rows[-1]["change"] = {
+                    "against": case.against,
+                    **change(records, base),
+                    "information": moved_information(records, base),
+                }
     result = {
         "schema": SCHEMA,
         "name": "mechanism",

@@ -280,7 +280,7 @@ GROUPS = {
         pooled=True,
     ),
     "partition-again": Group(
-        "On seeds not used before, over ten more random partitions (one was drawn twice)?",
+        "On seeds not used before, over ten random partitions (one of them also above)?",
         tuple(
             Condition(
                 f"{first} then {second}", {"tasks": (first, second)}, seeds=20, first_seed=400

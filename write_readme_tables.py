@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from compete_to_compute import STATUSES, InputError, label, run_script, write_atomically
-from study_mechanism import CONTROL_LEVEL, LABELS, known
+from study_mechanism import CASES, CONTROL_LEVEL, LABELS, known
 from study_open_questions import (
     PAIR,
     PAPER_ERRORS,
@@ -477,7 +477,8 @@ def study_claims() -> str:
             for name, value in values.items()
         )
         beyond = {name: of and [bound - null for bound in of] for name, of in judged.items()}
-        rows.append([claim, measured, judge(beyond, above, below)])
+        said = judge(beyond, above, below)
+        rows.append([claim, measured, said.replace(" zero", " one") if null else said])
 
     def gaps(conditions: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         return {row["label"]: pair_of(row)["difference"] for row in conditions}
@@ -585,7 +586,7 @@ def study_claims() -> str:
 FINDINGS = (
     ("The published split of the digits", "default", "default"),
     ("Twelve splits, each seed's mean", "partition", "pooled"),
-    ("Ten more splits, one again, other seeds", "partition-again", "pooled"),
+    ("Ten splits (one also above), other seeds", "partition-again", "pooled"),
     ("Five tasks of two digits", "five-task", "01 23 45 67 89"),
     ("Four layers instead of two", "depth", "depth 4"),
     ("Blocks of 8, as many units", "block", "k 8, equal units"),
@@ -694,31 +695,33 @@ def moves_the_error(rows: Sequence[dict[str, Any]]) -> str:
         )
         texts = []
         for model in ("relu", "lwta", "sigmoid"):
-            there = [row for row in grid if error_after(row, model) is not None]
-            if len(there) > 1:
-                ends = [
-                    f"{error_after(row, model):.1f} % at {effective_rate(row):.1f}"
-                    for row in (there[0], there[-1])
-                ]
-                texts.append(f"{label(model)} from {' to '.join(ends)}")
+            cells = []
+            for row in grid:
+                totals, error = row["aggregate"]["models"][model], error_after(row, model)
+                if error is not None:
+                    cells.append(f"{effective_rate(row):.1f}: {error:.1f} % (n = {totals['ok']})")
+                elif any(totals[status] for status in STATUSES):
+                    cells.append(f"{effective_rate(row):.1f}: fails")
+            texts.append(f"{label(model)} " + (", ".join(cells) or "not run"))
         lines.append(
-            f"- Learning rate and momentum, {depth} layers, error after Task 2 at the smallest and "
-            f"the largest lr / (1 - m) at which a network trains: {'; '.join(texts)}."
+            f"- Learning rate and momentum, {depth} layers, error after Task 2 by lr / (1 - m): "
+            f"{'; '.join(texts)}."
         )
     stops = study("paper-stopping")["conditions"]
     texts = [
         f"{label(model)} "
         + ", ".join(
-            f"{error_after(row, model):.1f} % at {row['config'][model]['target_loss']:g}"
+            f"{row['config'][model]['target_loss']:g}: {error_after(row, model):.1f} % "
+            f"(n = {row['aggregate']['models'][model]['ok']})"
             for row in stops
             if error_after(row, model) is not None
         )
         for model in ("relu", "lwta")
     ]
-    gaps = "; ".join(
-        f"{row['config']['relu']['target_loss']:g}: {estimate(pair_of(row)['difference'])}, "
-        f"n = {row['n']}"
+    gaps = ", ".join(
+        f"{row['config']['relu']['target_loss']:g}: {estimate(pair_of(row)['difference'])}"
         for row in stops
+        if row["n"]
     )
     lines.append(
         f"- Stopping rule, the error after Task 2 by the training loss that ends a task: "
@@ -876,34 +879,38 @@ def deeper_layers_are_divided(every: Cases) -> list[list[str]]:
     """Rows of `mechanism_claims`: segregation of deeper layers against the first, by moment."""
     rows = []
     for task in (1, 2):
-        found = {
-            f"{what}, layer {layer} of {every[name]['config']['lwta']['depth']}": every[name][
-                "models"
-            ][model]["deeper minus first"][f"{key}, layer {layer}, after Task {task}"]
-            for key, what, model in (
-                ("information", "millibits", "lwta"),
-                ("gap", "gap in thousandths", "lwta"),
-                ("information", "ReLU's millibits", "relu"),
-            )
-            for name, layer in (("default", 2), *(("four layers", deep) for deep in (2, 3, 4)))
-        }
+        texts, verdicts = [], []
+        for key, measure in (("information", "millibits"), ("gap", "gap, thousandths")):
+            for model in reversed(PAIR):
+                found = {
+                    f"{layer} of {every[name]['config'][model]['depth']}": every[name]["models"][
+                        model
+                    ]["deeper minus first"][f"{key}, layer {layer}, after Task {task}"]
+                    for name, layer in (
+                        ("default", 2),
+                        *(("four layers", deep) for deep in (2, 3, 4)),
+                    )
+                }
+                said = judge(
+                    {f"layer {name}": value["ci95"] for name, value in found.items()},
+                    "supported",
+                    "contradicted: less",
+                )
+                verdicts.append(f"{LABELS[model]}, {measure}: {said}")
+                texts.append(
+                    f"{LABELS[model]}, {measure}: "
+                    + ", ".join(
+                        f"{name}: {1000 * value['mean']:+.1f} "
+                        f"({interval([1000 * bound for bound in value['ci95']], 1, '+')})"
+                        for name, value in found.items()
+                    )
+                )
         rows.append(
             [
                 f"Deeper LWTA layers are more divided than the first, after Task {task}",
-                "more than in the first layer: "
-                + "; ".join(
-                    f"{name}: {1000 * value['mean']:+.1f} "
-                    f"({interval([1000 * bound for bound in value['ci95']], 1, '+')})"
-                    for name, value in found.items()
-                ),
+                f"more than in the first layer: {'; '.join(texts)}",
                 f"{pairs_in(every['default'])}; {pairs_in(every['four layers'])}",
-                judge(
-                    {name: v["ci95"] for name, v in found.items() if "ReLU" not in name},
-                    "supported; ReLU's too"
-                    if all(v["ci95"][0] > 0 for name, v in found.items() if "ReLU" in name)
-                    else "supported",
-                    "contradicted: less",
-                ),
+                "; ".join(verdicts),
                 "layers.png",
             ]
         )
@@ -950,9 +957,7 @@ def dropout_divides(every: Cases) -> list[str]:
     if name not in every:
         return [claim, "no run yet", "0", "", "mechanism.json"]
     found = {
-        f"layer {n}": every[name]["change"]["lwta's measures"][
-            f"information, layer {n}, after Task 1"
-        ]
+        f"layer {n}": every[name]["change"]["information"][f"information, layer {n}, after Task 1"]
         for n in (1, 2)
     }
     return [
@@ -1123,17 +1128,17 @@ def mechanism_claims() -> str:
 
 
 def seeds_of_the_mechanism() -> str:
-    """How many seeds of each case of the mechanism's study ran, and what failed."""
-    rows = []
-    for name, case in cases().items():
-        failed = [
-            f"{LABELS[model]} {of['failed']}"
-            for model, of in case["models"].items()
-            if of["failed"]
+    """How many seeds of each case of the mechanism's study trained, and what failed."""
+    every, rows = cases(), []
+    for name, planned in CASES.items():
+        models = every[name]["models"] if name in every else {}
+        runs = [
+            f"{LABELS[model]} {of['measures']['forgetting']['n'] if of['measures'] else 0}"
+            for model, of in models.items()
         ]
-        run = f"{case['seeds_run']} of {case['seeds_planned']}"
-        rows.append([name, run, ", ".join(failed)])
-    return markdown(["case", "seeds run", "runs that failed"], rows)
+        failed = [f"{LABELS[model]} {of['failed']}" for model, of in models.items() if of["failed"]]
+        rows.append([name, f"{planned.seeds}", ", ".join(runs) or "none yet", ", ".join(failed)])
+    return markdown(["case", "seeds planned", "trained", "failed, in no mean"], rows)
 
 
 def explain(base: dict[str, Any], rest: dict[str, Any], moved: dict[str, Any]) -> str:
