@@ -5,7 +5,7 @@
 # ///
 """Put a number on what people say they see in LWTA's figures, over many seeds.
 
-    python3 measure_visual_claims.py --n-seeds 20
+    python3 measure_visual_claims.py --n-seeds 40
 
 The claims: LWTA's first-layer fields are more localised than ReLU's; a band of LWTA's units fires
 almost only for one task, while ReLU's fire for both. Writes study/visual_claims.json.
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--n-seeds", type=int, default=20, metavar="N", help="seeds, from 0 (default: 20)"
+        "--n-seeds", type=int, default=40, metavar="N", help="seeds, from 0 (default: 40)"
     )
     parser.add_argument(
         "--data-dir",
