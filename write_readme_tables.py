@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -521,129 +522,150 @@ def judge(intervals: dict[str, Sequence[float] | None], above: str, below: str) 
     return "not shown" + (f"; unadjusted, {' and '.join(alone)} alone" if alone else "")
 
 
-def study_claims() -> str:
-    """Claims and expectations of the source that the study's finished groups test."""
-    groups = {result["name"]: result["conditions"] for result in saved_groups()}
-    rows = []
+Row = dict[str, Any]  # of `conditions` in study/NAME.json
 
-    def add(
-        claim: str,
-        values: dict[str, dict[str, Any]],
-        above: str,
-        below: str,
-        decisive: Sequence[str] = (),
-        null: float = 0.0,
-    ) -> None:
-        """A row: the values with their intervals, judged by those named, or by all."""
-        judged = {name: values[name]["ci95"] for name in decisive or values}
+
+def gap(row: Row) -> Row:
+    """ReLU's forgetting minus LWTA's."""
+    return pair_of(row)["difference"]
+
+
+def gap_change(row: Row) -> Row:
+    """What a condition changes in ReLU minus LWTA."""
+    return row["change"]["difference"]["difference"]
+
+
+def gap_spread(row: Row) -> Row:
+    """The standard deviation of ReLU minus LWTA over that of the condition compared with."""
+    return row["change"]["spread_ratio"]
+
+
+def forgetting_change(model: str) -> Callable[[Row], Row]:
+    """What a condition changes in one activation's forgetting."""
+    return lambda row: row["change"]["forgetting"][model]["difference"]
+
+
+def compared(row: Row) -> bool:
+    """Whether a condition is compared with another of its group."""
+    return "change" in row
+
+
+@dataclass(frozen=True)
+class StudyClaim:
+    """A claim or expectation, the group that tests it, and what is judged.
+
+    `value` is looked at in the conditions for which `where` holds, and judged in those for which
+    `decisive` does too: `above` and `below` are the verdicts if all intervals are beyond `null`.
+    """
+
+    text: str
+    group: str
+    value: Callable[[Row], Row]
+    above: str
+    below: str
+    where: Callable[[Row], bool] = lambda row: True
+    decisive: Callable[[Row], bool] = lambda row: True
+    null: float = 0.0
+
+    def cells(self) -> list[str]:
+        """The claim, what was measured, the verdict."""
+        rows = [row for row in study(self.group)["conditions"] if self.where(row)]
+        values = {row["label"]: self.value(row) for row in rows}
         measured = "; ".join(
-            f"{name}: {estimate(value, '' if null else '+')}"
+            f"{name}: {estimate(value, '' if self.null else '+')}"
             + (f", n = {value['n']}" if "n" in value else "")
             for name, value in values.items()
         )
-        beyond = {name: of and [bound - null for bound in of] for name, of in judged.items()}
-        said = judge(beyond, above, below)
-        rows.append([claim, measured, said.replace(" zero", " one") if null else said])
+        bounds = {row["label"]: values[row["label"]]["ci95"] for row in rows if self.decisive(row)}
+        beyond = {name: of and [b - self.null for b in of] for name, of in bounds.items()}
+        said = judge(beyond, self.above, self.below)
+        return [self.text, measured, said.replace(" zero", " one") if self.null else said]
 
-    def gaps(conditions: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {row["label"]: pair_of(row)["difference"] for row in conditions}
 
-    def changes(conditions: Sequence[dict[str, Any]], model: str) -> dict[str, dict[str, Any]]:
-        return {
-            row["label"]: row["change"]["forgetting"][model]["difference"] for row in conditions
-        }
+SUPPORTED, RELU_LESS = "supported", "contradicted: ReLU forgets less"
+STUDY_CLAIMS = (
+    StudyClaim(
+        *("LWTA forgets less under the paper's protocol", "paper-chosen"),
+        *(gap, SUPPORTED, RELU_LESS),
+    ),
+    StudyClaim(
+        *("LWTA forgets less at the paper's scale", "scale", gap, SUPPORTED, RELU_LESS),
+        where=lambda row: row["config"]["relu"]["depth"] == 3,
+    ),
+    *(
+        StudyClaim(
+            *(f"Dropout helps: change of {label(model)}'s forgetting", "dropout"),
+            *(forgetting_change(model), "contradicted: it forgets more", SUPPORTED),
+            where=compared,
+        )
+        for model in PAIR
+    ),
+    StudyClaim(
+        *("Dropout helps LWTA more: change of ReLU minus LWTA", "dropout"),
+        *(gap_change, SUPPORTED, "contradicted: it helps ReLU more"),
+        where=compared,
+    ),
+    StudyClaim(
+        *("Dropout steadies the contrast: its std over that without", "dropout"),
+        *(gap_spread, "contradicted: it varies more", SUPPORTED),
+        where=compared,
+        null=1.0,
+    ),
+    *(
+        StudyClaim(
+            f"Permuted MNIST is harder: {label(model)}'s forgetting minus that on split digits",
+            *("permuted", forgetting_change(model)),
+            "supported; but its two tasks also share their ten outputs",
+            "contradicted: it forgets less",
+            where=compared,
+        )
+        for model in PAIR
+    ),
+    StudyClaim(
+        "Permuted MNIST gives a noisier contrast: its std over that on split digits",
+        *("permuted", gap_spread, SUPPORTED, "contradicted: it varies less"),
+        where=compared,
+        null=1.0,
+    ),
+    StudyClaim(
+        *("On permuted MNIST, trained longer, LWTA forgets less", "permuted"),
+        *(gap, SUPPORTED, RELU_LESS),
+        where=compared,
+        decisive=lambda row: row["config"]["relu"]["epochs"] == 50,
+    ),
+    StudyClaim(
+        "k = 4 gives noisier results: std of ReLU minus LWTA over that of k = 2",
+        *("block", gap_spread, SUPPORTED, "contradicted: less noisy"),
+        where=lambda row: row["label"] == "k 4, equal units",
+        null=1.0,
+    ),
+    StudyClaim(
+        "The high variance is that of small networks: std of ReLU minus LWTA over that of 400",
+        *("width", gap_spread, "contradicted: wider networks vary more", SUPPORTED),
+        where=compared,
+        decisive=lambda row: row["config"]["relu"]["hidden"] > 400,
+        null=1.0,
+    ),
+    *(
+        StudyClaim(
+            *(f"The {name} does not matter: ReLU minus LWTA at each", name, gap),
+            *("LWTA forgets less at each", "ReLU forgets less at each"),
+        )
+        for name in ("depth", "width")
+    ),
+)
 
-    supported, relu_less = "supported", "contradicted: ReLU forgets less"
-    if "paper-chosen" in groups:
-        chosen = groups["paper-chosen"]
-        add("LWTA forgets less under the paper's protocol", gaps(chosen), supported, relu_less)
-    if "scale" in groups:
-        large = [row for row in groups["scale"] if "x3" in row["label"]]
-        add("LWTA forgets less at the paper's scale", gaps(large), supported, relu_less)
-    if "dropout" in groups:
-        dropped = [row for row in groups["dropout"] if "change" in row]
-        for model in ("relu", "lwta"):
-            add(
-                f"Dropout helps: change of {label(model)}'s forgetting",
-                changes(dropped, model),
-                "contradicted: it forgets more",
-                supported,
-            )
-        add(
-            "Dropout helps LWTA more: change of ReLU minus LWTA",
-            {row["label"]: row["change"]["difference"]["difference"] for row in dropped},
-            supported,
-            "contradicted: it helps ReLU more",
-        )
-        add(
-            "Dropout steadies the contrast: its std over that without",
-            {row["label"]: row["change"]["spread_ratio"] for row in dropped},
-            "contradicted: it varies more",
-            supported,
-            null=1.0,
-        )
-    if "permuted" in groups:
-        permuted = [row for row in groups["permuted"] if "change" in row]
-        for model in ("relu", "lwta"):
-            add(
-                f"Permuted MNIST is harder: {label(model)}'s forgetting minus that on split digits",
-                changes(permuted, model),
-                "supported; but its two tasks also share their ten outputs",
-                "contradicted: it forgets less",
-            )
-        add(
-            "Permuted MNIST gives a noisier contrast: its std over that on split digits",
-            {row["label"]: row["change"]["spread_ratio"] for row in permuted},
-            supported,
-            "contradicted: it varies less",
-            null=1.0,
-        )
-        add(
-            "On permuted MNIST, trained longer, LWTA forgets less",
-            gaps(permuted),
-            supported,
-            relu_less,
-            decisive=[permuted[-1]["label"]],
-        )
-    if "block" in groups:
-        four = next(row for row in groups["block"] if row["label"] == "k 4, equal units")
-        add(
-            "k = 4 gives noisier results: std of ReLU minus LWTA over that of k = 2",
-            {"k 4": four["change"]["spread_ratio"]},
-            supported,
-            "contradicted: less noisy",
-            null=1.0,
-        )
-    if "width" in groups:
-        wide = [row for row in groups["width"] if "change" in row]
-        add(
-            "The high variance is that of small networks: std of ReLU minus LWTA over that of 400",
-            {row["label"]: row["change"]["spread_ratio"] for row in wide},
-            "contradicted: every other width varies more",
-            "supported",
-            decisive=[row["label"] for row in wide if row["config"]["relu"]["hidden"] > 400],
-            null=1.0,
-        )
-    for name, text in (("depth", "depth"), ("width", "width")):
-        if name in groups:
-            add(
-                f"The {text} does not matter: ReLU minus LWTA at each",
-                gaps(groups[name]),
-                "LWTA forgets less at each",
-                "ReLU forgets less at each",
-            )
-    if "single-head" in groups:
-        kept = groups["single-head"][-1]["first_task_kept"]
-        rows.append(
-            [
-                "Without the mask every network loses Task 1",
-                "accuracy on Task 1 at the end: "
-                + ", ".join(
-                    f"{value['mean']:.3f} ({label(model)})" for model, value in kept.items()
-                ),
-                supported if max(v["mean"] for v in kept.values()) < 0.2 else "not supported",
-            ]
-        )
+
+def study_claims() -> str:
+    """Claims and expectations of the source that the study's groups test."""
+    kept = study("single-head")["conditions"][-1]["first_task_kept"]
+    collapse = [
+        "Without the mask every network loses Task 1",
+        "accuracy on Task 1 at the end: "
+        + ", ".join(f"{value['mean']:.3f} ({label(model)})" for model, value in kept.items()),
+        SUPPORTED if max(value["mean"] for value in kept.values()) < 0.2 else "not supported",
+    ]
+    rows = [*(claim.cells() for claim in STUDY_CLAIMS), collapse]
     return markdown(["claim or expectation", "measured", "verdict"], rows)
 
 
