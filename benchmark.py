@@ -360,8 +360,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--rounds", type=int, default=9, help="measurements of each")
-    parser.add_argument("--out", type=Path, default=Path("study/benchmark.json"))
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="measurements of each")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("study/benchmark.json"),
+        metavar="FILE",
+        help="what was measured; the key peers, of peers.py, stays",
+    )
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         raise InputError("--rounds must be 1 or more")
@@ -395,7 +401,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             + (f", {result['over_floor']:.2f} floors" if "over_floor" in result else "")
         )
     breakdown = measure_breakdown(options.rounds)
-    print("\nOne seed: " + ", ".join(f"{name} {value:.2f} s" for name, value in breakdown.items()))
+    print("\nOne seed")
+    for name, value in breakdown.items():
+        print(f"  {name:28}{value:6.2f} s")
     mnist = load_mnist()
     units = {}
     for name, config in {"default": Config(), "1024x3": Config(hidden=1024, depth=3)}.items():

@@ -1716,9 +1716,14 @@ def run_sweep(
     }
 
 
+def watched() -> bool:
+    """Whether standard error is there (a service may have none) and is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def with_progress(runs: Iterator[Run], total: int, quiet: bool) -> Iterator[Run]:
     """The same runs, with a bar and running means of forgetting where a person is watching."""
-    if quiet or total <= 2 or not sys.stderr.isatty():
+    if quiet or total <= 2 or not watched():
         yield from runs
         return
     from tqdm import tqdm
@@ -1745,14 +1750,33 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+DESCRIPTION = """\
+Train ReLU and LWTA networks on one MNIST task after another and measure how
+much of the first task each forgets (Compete to Compute, NIPS 2013)."""
+EXAMPLES = """\
+examples, and what each asks:
+  --seed 0                 What does the published run show? A second or two.
+  --n-seeds 10             More than luck? Intervals and a verdict.
+  --n-seeds 200 --paired --out paired.json
+                           And if nothing differs but the activation?
+  --tasks 01 23 45 67 89   Over five small tasks?
+  --permute --tasks 0123456789 0123456789
+                           If the digits stay and their pixels move?
+  --head frozen --target-loss 0.03 --epochs 100
+                           With an output layer for each task, and trained as
+                           far as in the paper?
+  --joint                  What could be kept, with all tasks at once?
+
+Then python3 visualize_compete_to_compute.py draws what --snapshots holds.
+"""
+
+
 def command_line() -> argparse.ArgumentParser:
     """The options of the run, then every field of `Config`."""
     parser = OneLineParser(
-        epilog="Examples: --seed 0 (the published run, a second or two); --n-seeds 10 (intervals "
-        "and a verdict); --n-seeds 200 --paired --out paired.json; --tasks 01 23 45 67 89; "
-        "--permute --tasks 0123456789 0123456789; --head frozen --target-loss 0.03 --epochs 100.",
-        description="Train ReLU and LWTA networks on one MNIST task after another and measure how "
-        "much of the first task each forgets (Compete to Compute, NIPS 2013).",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     run = parser.add_argument_group("the run")

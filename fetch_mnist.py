@@ -35,7 +35,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from compete_to_compute import MNIST_SHA256, idx_header, sha256, write_atomically
+from compete_to_compute import MNIST_SHA256, idx_header, sha256, watched, write_atomically
 
 MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -121,7 +121,7 @@ def from_mirror(base: str) -> dict[str, bytes]:
     from tqdm import tqdm
 
     contents = {}
-    with tqdm(unit="B", unit_scale=True, desc="MNIST", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(unit="B", unit_scale=True, desc="MNIST", disable=not watched()) as bar:
         for file in MNIST_SHA256:
             compressed = download(f"{base}{file}.gz", bar.update)
             with gzip.open(io.BytesIO(compressed)) as stream:
@@ -246,10 +246,16 @@ def from_pickle(pickled: bytes) -> dict[str, bytes]:
     return {file: idx_header(file) + body for file, body in zip(MNIST_SHA256, bodies, strict=True)}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Fill the cache; the exit status."""
-    from compete_to_compute import cache_directory, load_mnist
+    from compete_to_compute import OneLineParser, cache_directory, load_mnist
 
+    parser = OneLineParser(
+        description="Get the four MNIST files, verify them and keep them in the cache folder "
+        "($XDG_CACHE_HOME, or the platform's own). A run does so by itself; this does it ahead.",
+        allow_abbrev=False,
+    )
+    parser.parse_args(arguments)
     os.environ.pop("MNIST_DIR", None)
     load_mnist()
     print(f"MNIST is in {cache_directory()}, verified.")

@@ -21,13 +21,14 @@ import imageio.v3 as iio
 import matplotlib.pyplot as plt
 import numpy as np
 
-from compete_to_compute import OneLineParser, check_writable, run_script, write_atomically
+from compete_to_compute import check_writable, run_script, write_atomically
 from visualize_compete_to_compute import (
     SNAPSHOTS,
     Snapshots,
     draw_curves,
     load_snapshots,
     mark_switches,
+    snapshots_parser,
 )
 
 FRAME_MS, HOLD_MS = 450, 3000
@@ -66,16 +67,12 @@ def draw_frame(snapshots: Snapshots, until: int) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the animation; the exit status."""
-    parser = OneLineParser(
-        description="Animate the test accuracies of a saved run.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "--snapshots", type=Path, default=SNAPSHOTS, help=f"what a run saved (default: {SNAPSHOTS})"
-    )
+    parser = snapshots_parser("Animate the test accuracies of a saved run.")
     parser.add_argument(
         "--out",
         type=Path,
         default=None,
+        metavar="FILE",
         help="the animation (default: compete_to_compute.gif; for --snapshots NAME.npz, NAME.gif)",
     )
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@
 # ///
 """Put a number on what people say they see in LWTA's figures, over many seeds.
 
-    python3 measure_visual_claims.py --n-seeds 20
+    python3 measure_visual_claims.py --n-seeds 40
 
 The claims: LWTA's first-layer fields are more localised than ReLU's; a band of LWTA's units fires
 almost only for one task, while ReLU's fire for both. Writes study/visual_claims.json.
@@ -13,7 +13,6 @@ almost only for one task, while ReLU's fire for both. Writes study/visual_claims
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and save; the exit status."""
     parser = OneLineParser(
         description="Put a number on what people say they see in LWTA's figures.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--n-seeds", type=int, default=20, help="seeds, from 0")
-    parser.add_argument("--data-dir", default=None, help="folder of the four MNIST files")
-    parser.add_argument("--out", type=Path, default=Path("study/visual_claims.json"))
+    parser.add_argument(
+        "--n-seeds", type=int, default=40, metavar="N", help="seeds, from 0 (default: 40)"
+    )
+    parser.add_argument(
+        "--data-dir",
+        default=None,
+        metavar="DIR",
+        help="folder of the four MNIST files (default: $MNIST_DIR, else fetched once and cached)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("study/visual_claims.json"),
+        metavar="FILE",
+        help="what was measured (default: study/visual_claims.json)",
+    )
     options = parser.parse_args(arguments)
     if options.n_seeds < 2:
         raise InputError("--n-seeds must be 2 or more: one seed shows no difference")

@@ -9,10 +9,11 @@
     python3 -m pip install -r requirements-benchmark.txt
     python3 peers.py
 
-Each library trains on the same images, in the same batches, from the same initial weights, with
-the same mask, momentum, decay and evaluations; `NOTES` names the exceptions. Libraries alternate
-within a round, each in a process of its own that may use as many cores as it has threads. A library
-that is not installed is skipped and said. Adds the key "peers" to study/benchmark.json.
+takes a quarter of an hour on two cores that do nothing else. Each library trains on the same
+images, in the same batches, from the same initial weights, with the same mask, momentum, decay and
+evaluations; `NOTES` names the exceptions. Libraries alternate within a round, each in a process of
+its own that may use as many cores as it has threads. A library that is not installed is skipped and
+said. Adds the key "peers" to study/benchmark.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +60,7 @@ from compete_to_compute import (
     run_script,
     to_json,
     train_model,
+    watched,
     write_atomically,
 )
 
@@ -67,15 +70,16 @@ NOTES = {
     OURS: "training is of one model, all threads in its products; the whole process is the command "
     "itself, its models side by side with one BLAS thread each, and writes results and snapshots",
     "whole processes": "train both models one after the other, scikit-learn ReLU alone, and it is "
-    "compared with our command for ReLU alone; memory is that of the largest process",
+    "compared with our command for ReLU alone; two processes have one thread each and share the "
+    "seeds, or the models of a single seed; memory is that of the largest process",
     "every peer": "sees all 784 pixels where ours leaves out those that are zero in every image; "
     "computes no training loss or accuracy; draws its batches before the clock starts",
     "JAX": "counts cores, not threads: its threads are those of the cores it may use",
     "scikit-learn": "ReLU only; no mask, so its ten classes compete in training and in evaluation; "
     "initial weights of its own; the decay is divided by the images of a batch, so that the "
     "epoch's short last batch decays more; training includes its own checks of each epoch's input",
-    "PyTorch, compiled": "keeps compiled code on disk: only the first round compiles from nothing, "
-    "and that is the highest warm-up",
+    "PyTorch, compiled": "keeps its compiled code on disk through the whole measurement; the "
+    "highest warm-up of a size is that of compiling from nothing",
 }
 
 Accuracies = list[list[float]]  # before training and after every epoch, on each task
@@ -345,7 +349,9 @@ def why_not(library: str) -> str | None:
 # --- One process --------------------------------------------------------------------------------
 
 
-def train_library(library: str, config: Config, seeds: Sequence[int], threads: int) -> dict:
+def train_library(
+    library: str, config: Config, models: Sequence[str], seeds: Sequence[int], threads: int
+) -> dict[str, Any]:
     """Seconds and accuracies of every model and seed, one after the other, in this process.
 
     Ours too trains one after the other here, with all threads for its products.
@@ -357,7 +363,7 @@ def train_library(library: str, config: Config, seeds: Sequence[int], threads: i
     limit_blas_threads()
     threadpoolctl.threadpool_limits(threads)
     mnist = load_mnist()
-    for model in MODELS if library == OURS else PEERS[library].models:
+    for model in models:
         work = draw_work(config, model, seeds[0], mnist)
         began = time.perf_counter()
         if library == OURS:
@@ -399,18 +405,28 @@ def blas_pools(library: str) -> list[str]:
 # --- Measurement --------------------------------------------------------------------------------
 
 CASES = (("default", 1), ("1024x3", 1), ("default", 10))  # size, seeds
-TEN_SEED_ROUNDS = 3  # at most: a round takes minutes
+TEN_SEED_ROUNDS = 1  # at most: a round takes minutes, and has ten of everything
+
+
+def models_of(library: str) -> tuple[str, ...]:
+    """The models that it can train."""
+    return MODELS if library == OURS else PEERS[library].models
 
 
 def run_library(
-    library: str, size: str, seeds: Sequence[int], cores: Sequence[int], folder: str
+    library: str,
+    size: str,
+    models: Sequence[str],
+    seeds: Sequence[int],
+    cores: Sequence[int],
+    folder: str,
 ) -> dict[str, Any]:
     """`train_library` in a process of its own: its record, with whole-process time and memory."""
     path = Path(folder, f"{cores[0]}.json")
-    task = {"library": library, "seeds": list(seeds), "threads": len(cores)}
-    task["config"] = asdict(SIZES[size])
+    task = {"library": library, "models": list(models), "seeds": list(seeds)}
+    task |= {"threads": len(cores), "config": asdict(SIZES[size])}
     threads = {f"{name}_NUM_THREADS": str(len(cores)) for name in ("OMP", "OPENBLAS", "MKL")}
-    # Kept through the rounds but not from before: the first round compiles from nothing.
+    # Kept through the measurement but not from before it, so that it compiles from nothing once.
     threads["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
     command = ["peers.py", "--worker", json.dumps(task), "--out", str(path)]
     elapsed, peak = run_process(command, cores, threads)
@@ -420,13 +436,19 @@ def run_library(
 def run_side_by_side(
     library: str, size: str, seeds: Sequence[int], cores: Sequence[int], folder: str
 ) -> dict[str, Any]:
-    """The seeds dealt out to one process a core; memory is that of the largest process."""
+    """One process a core; the seeds are dealt out to them, or the models of a single seed."""
+    models, n = models_of(library), len(cores)
+    if len(seeds) > 1:
+        shares = [(models, seeds[i::n]) for i in range(n)]
+    else:
+        shares = [(models[i::n], seeds) for i in range(n)]
     began = time.perf_counter()
-    with ThreadPoolExecutor(len(cores)) as executor:
+    with ThreadPoolExecutor(n) as executor:
         records = list(
             executor.map(
-                lambda i: run_library(library, size, seeds[i :: len(cores)], [cores[i]], folder),
-                range(len(cores)),
+                lambda share, core: run_library(library, size, *share, [core], folder),
+                shares,
+                cores,
             )
         )
     return {
@@ -460,7 +482,7 @@ def task1_difference(accuracies: np.ndarray, ours: np.ndarray) -> float:
 
 
 def measure_case(
-    size: str, n_seeds: int, threads: int, libraries: Sequence[str], rounds: int
+    size: str, n_seeds: int, threads: int, libraries: Sequence[str], rounds: int, folder: str
 ) -> dict[str, Any]:
     """Every library in turn, `rounds` times; ratios are to ours of the same round."""
     allowed = (
@@ -470,21 +492,27 @@ def measure_case(
     relu_only = f"{OURS}, ReLU only"
     runs: dict[str, Callable[[str], dict[str, Any]]] = {}
     for library in (OURS, *libraries):
-        runs[library] = partial(run_library, library, size, seeds, cores)
-        if min(n_seeds, threads) > 1 and library not in (OURS, FLOOR):
+        models = models_of(library)
+        runs[library] = partial(run_library, library, size, models, seeds, cores)
+        divisible = max(n_seeds, len(models)) >= threads > 1
+        # Compiling takes longer than a seed, so that two processes of it tell nothing there.
+        if library in (OURS, FLOOR) or (library.endswith("compiled") and n_seeds == 1):
+            continue
+        if divisible:
             runs[f"{library}, {threads} processes"] = partial(
                 run_side_by_side, library, size, seeds, cores
             )
     commands = {OURS: MODELS, relu_only: ("relu",)}
 
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in (*runs, relu_only)}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds):
-            for name in samples:
-                found = runs[name](folder) if name in runs else {}
-                if name in commands:
-                    found |= run_command(commands[name], size, seeds, cores, folder)
-                samples[name].append(found)
+    for done in range(rounds):
+        for name in samples:
+            show_progress(f"{size}, seeds {n_seeds}, round {done + 1} of {rounds}: {name}")
+            found = runs[name](folder) if name in runs else {}
+            if name in commands:
+                found |= run_command(commands[name], size, seeds, cores, folder)
+            samples[name].append(found)
+    show_progress("")
 
     ours = samples[OURS]
     results = {}
@@ -517,6 +545,12 @@ def measure_case(
     return results
 
 
+def show_progress(text: str) -> None:
+    """What is being measured, on one line that is written over, where a person is watching."""
+    if watched():
+        print(f"\r{text[:79]:79}", end="\r", file=sys.stderr, flush=True)
+
+
 def measure_peers(rounds: int) -> dict[str, Any]:
     """All cases with every library that is installed."""
     skipped = {name: reason for name in PEERS if (reason := why_not(name))}
@@ -524,19 +558,26 @@ def measure_peers(rounds: int) -> dict[str, Any]:
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}")
     cases: dict[str, Any] = {}
-    for size, n_seeds in CASES:
-        for threads in [n for n in (1, 2) if n <= available_cores()]:
+    began = time.perf_counter()
+    every = [(*case, n) for case in CASES for n in (1, 2) if n <= available_cores()]
+    with tempfile.TemporaryDirectory() as folder:
+        for size, n_seeds, threads in every:
             repeats = rounds if n_seeds == 1 else min(rounds, TEN_SEED_ROUNDS)
-            result = measure_case(size, n_seeds, threads, libraries, repeats)
+            result = measure_case(size, n_seeds, threads, libraries, repeats, folder)
             cases[f"{size}, seeds {n_seeds}, threads {threads}"] = {
                 **{"size": size, "seeds": n_seeds, "threads": threads, "rounds": repeats},
                 "libraries": result,
             }
-            print(f"\n{size}, {n_seeds} seeds, {threads} threads: seconds (times ours)")
+            counts = f"{plural(n_seeds, 'seed')}, {plural(threads, 'thread')}"
+            print(f"\n{size}, {counts}: seconds (times ours)")
+            heads = ["training ReLU", "training LWTA", "whole process"]
+            print(" " * 32 + "".join(head.rjust(16) for head in heads))
             for name, found in result.items():
-                print(f"  {name:30}" + "".join(cell.rjust(16) for cell in times_of(found)))
+                line = f"  {name:30}" + "".join(cell.rjust(16) for cell in times_of(found))
+                print(line.rstrip(), flush=True)
     return {
         "command": f"python3 peers.py --rounds {rounds}",
+        "minutes": (time.perf_counter() - began) / 60,
         "environment": environment(),
         "versions": {
             peer.package: importlib.metadata.version(peer.package)
@@ -547,6 +588,11 @@ def measure_peers(rounds: int) -> dict[str, Any]:
         "skipped": skipped,
         "cases": cases,
     }
+
+
+def plural(n: int, what: str) -> str:
+    """A number of things in words."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def times_of(found: dict[str, Any]) -> list[str]:
@@ -564,8 +610,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each")
-    parser.add_argument("--out", type=Path, default=Path("study/benchmark.json"))
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        metavar="N",
+        help=f"measurements of each; of ten seeds at most {TEN_SEED_ROUNDS}",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("study/benchmark.json"),
+        metavar="FILE",
+        help="where the key peers is put; what else is there stays",
+    )
     parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)  # one process's part
     options = parser.parse_args(arguments)
     if options.rounds < 1:

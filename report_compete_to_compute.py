@@ -51,16 +51,17 @@ code { font-size: .9em; }
 .verdict { padding: .5rem .9rem; border-left: .3rem solid var(--mark); background: var(--shade); }
 figure { margin: 1.8rem 0; }
 figcaption { margin-bottom: .5rem; max-width: 46rem; }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; }
+.scroll { overflow-x: auto; max-width: 100%; border: 1px solid var(--line); border-radius: .4rem; }
 .card { background: #fff; padding: .4rem; }
 /* On a phone a wide figure keeps a size at which it can be read, and scrolls within its card. */
 .card img { display: block; height: auto; max-width: max(100%, var(--least)); margin: 0 auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem;
   font-variant-numeric: tabular-nums; }
-.tabular { margin: 1.2rem 0; }
+.tabular { margin: 1.2rem 0; width: fit-content; min-width: min(100%, 26rem); }
 caption { text-align: left; padding: .5rem .7rem; font-weight: 600; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top;
   border-top: 1px solid var(--line); }
+@media (max-width: 30rem) { th, td, caption { padding-inline: .45rem; } }
 th { font-weight: 500; }
 th, td { white-space: nowrap; }
 thead th { color: var(--soft); }
@@ -365,7 +366,7 @@ STUDY_FIGURES = {
     "summary.png": (
         "Every condition, sorted by which network forgets less.",
         "Forgetting of ReLU minus LWTA with its 95 % interval, a row per condition: blue where "
-        "LWTA forgets less, orange where ReLU does, grey where neither is shown. The tables below "
+        "LWTA forgets less, orange where ReLU does, grey where neither is shown. The tables above "
         "have every row.",
     ),
     "phase_diagram.png": (
@@ -373,7 +374,7 @@ STUDY_FIGURES = {
         "momentum.",
         "Four grids over learning rate and momentum: forgetting of ReLU minus LWTA, Task 2 "
         "accuracy likewise, forgetting of ReLU, forgetting of LWTA, with the edges beyond which "
-        "most runs fail. The table on learning rate and momentum below has every cell.",
+        "most runs fail. The table on learning rate and momentum above has every cell.",
     ),
     "matching_rule.png": (
         "What is lost on Task 1 by the time Task 2 is known equally well.",
@@ -421,11 +422,7 @@ def study_section() -> str | None:
         return None
     from study_open_questions import group_report, outcome, saved_groups
 
-    parts = [
-        figure(STUDY / name, *texts)
-        for name, texts in STUDY_FIGURES.items()
-        if (STUDY / name).exists()
-    ]
+    parts = []
     try:
         groups = saved_groups()
         answers = [[group["question"], outcome(group)] for group in groups]
@@ -451,10 +448,35 @@ def study_section() -> str | None:
         folded(group["question"], paragraph(how), *of_group)
         for group, how, of_group in zip(groups, made, tables, strict=True)
     ]
+    parts += [
+        figure(STUDY / name, *texts)
+        for name, texts in STUDY_FIGURES.items()
+        if (STUDY / name).exists()
+    ]
     return "\n".join(parts) or None
 
 
 # --- The page -------------------------------------------------------------------------------------
+
+
+def opening(
+    snapshots: Snapshots, results: dict[str, Any] | None, records: Sequence[dict[str, Any]]
+) -> str:
+    """What a reader came for, before anything else: the forgetting and the verdict."""
+    lost = [
+        f"{label(record['model'])} forgets {record['forgetting']:.3f}"
+        for record in records
+        if record["status"] == "ok" and record["forgetting"] is not None
+    ]
+    lines = [f"At seed {snapshots.seed}, {', '.join(lost)}."] if lost else []
+    if results and results["config"] == snapshots.config:
+        lines += [
+            f"Over all seeds, {label(pair['first'])} against {label(pair['second'])}: "
+            f"{pair['verdict']}."
+            for pair in results["aggregate"]["pairs"]
+            if pair["verdict"]
+        ]
+    return "\n".join(paragraph(line, "verdict") for line in lines)
 
 
 def report_page(
@@ -498,9 +520,9 @@ def report_page(
 <body>
 <header>
 <h1>{title}</h1>
-<p>Networks that differ in nothing but the hidden activation learn one task after another.
-Forgetting is the test accuracy on the first task before the later training minus the same after
-it.</p>
+<p>Networks that differ in the hidden activation learn one task after another. Forgetting is the
+test accuracy on the first task before the later training minus the same after it.</p>
+{opening(snapshots, results, matching or records)}
 </header>
 <nav aria-label="Contents"><ul>{links}</ul></nav>
 <main>
@@ -518,3 +540,10 @@ def write_report(
     """Write the page, all of it or nothing, with the figures that were just drawn."""
     write_atomically(path, report_page(snapshots, results, figures).encode())
     print(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    print("run visualize_compete_to_compute.py --html, which writes the page", file=sys.stderr)
+    sys.exit(2)

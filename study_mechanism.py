@@ -100,20 +100,26 @@ def random_winner(z: np.ndarray, gate: np.ndarray, k: int, rng: np.random.Genera
     np.multiply(z, gate, out=z)
 
 
-class FixedWinners(MLP):
-    """A network whose winners are those of LWTA with the initial weights, for each image for good.
+class KeptWinners(MLP):
+    """An LWTA network whose winners can be kept: each image has the same ones from then on.
 
-    As sparse as LWTA, and an image has the same winners at every pass, but they were drawn with
-    the initial weights, and nothing that is learned changes them.
+    As sparse as LWTA, but nothing competes any more: `judge`, a copy of the network at the moment
+    of `keep`, goes on choosing the winners, and nothing that is learned later changes them.
     """
 
-    def __init__(self, initial: Sequence[np.ndarray], activation: Activation, k: int) -> None:
-        """Start from `initial` weights, one (inputs, outputs) array a layer."""
-        super().__init__(initial, activation, k)
-        self.judge = MLP(initial, ACTIVATIONS["lwta"], k)
+    judge: MLP | None = None
+
+    def keep(self) -> None:
+        """Keep the winners that the parameters have now."""
+        shapes = [(weights.shape[1] - 1, len(weights)) for weights in self.weights]
+        initial = [np.empty(shape, self.dtype) for shape in shapes]
+        self.judge = MLP(initial, ACTIVATIONS["lwta"], self.k)
+        self.judge.parameters[:] = self.parameters
 
     def forward(self, inputs: np.ndarray, classes: np.ndarray, drop: Any = None) -> np.ndarray:
-        """Logits (classes, n) of inputs (n, pixels + 1); `drop` is not for this network."""
+        """Logits (classes, n) of inputs (n, pixels + 1); kept winners know no dropout."""
+        if self.judge is None:
+            return super().forward(inputs, classes, drop)
         self.judge.forward(inputs, classes)
         work, winners = (of.workspace(len(inputs)) for of in (self, self.judge))
         signal = inputs.T
@@ -127,9 +133,15 @@ class FixedWinners(MLP):
 
 
 def build_network(model: str, initial: Sequence[np.ndarray], k: int, seed: int) -> MLP:
-    """The network of a model, the controls included; `shifted` is ReLU (see `shift_biases`)."""
-    if model == "fixed":
-        return FixedWinners(initial, replace(ACTIVATIONS["lwta"], name=model), k)
+    """The network of a model, the controls included; `shifted` is ReLU (see `shift_biases`).
+
+    `fixed` keeps the winners of the initial weights, `kept` those at the switch (`train_tasks`).
+    """
+    if model in ("fixed", "kept"):
+        network = KeptWinners(initial, replace(ACTIVATIONS["lwta"], name=model), k)
+        if model == "fixed":
+            network.keep()
+        return network
     if model == "random":
         draws = np.random.default_rng([seed, RANDOM_WINNER_STREAM])
         activation = Activation(model, LABELS[model], partial(random_winner, rng=draws), 0)
@@ -154,6 +166,7 @@ RANDOM_WINNER_STREAM = 4  # beside the streams of compete_to_compute.py
 LABELS = {
     "relu": "ReLU",
     "lwta": "LWTA",
+    "kept": "winners kept from the switch on",
     "fixed": "winners of the untrained network",
     "random": "random winner",
     "shifted": "ReLU, half active",
@@ -185,13 +198,14 @@ def optimiser(lr: float, momentum: float, **more: Any) -> dict[str, Any]:
     return {"lr": lr, "momentum": momentum, "weight_decay": 0.0, **more}
 
 
+KEPT = ("relu", "lwta", "kept", "fixed")
 FIRST_SEED = 500  # the cases were picked on lower seeds
 PAPER_2 = dict(zip(("lr", "momentum"), PAPER_CHOICE[2], strict=True))
 CASES = {
-    "default": Case(models=("relu", "lwta", "fixed", "random", "shifted")),
+    "default": Case(models=("relu", "lwta", "kept", "fixed", "random", "shifted")),
     "lr 0.05, momentum 0": Case(optimiser(0.05, 0.0)),
-    "lr 0.02, momentum 0.95": Case(optimiser(0.02, 0.95)),
-    "lr 0.05, momentum 0.95": Case(optimiser(0.05, 0.95)),
+    "lr 0.02, momentum 0.95": Case(optimiser(0.02, 0.95), models=KEPT),
+    "lr 0.05, momentum 0.95": Case(optimiser(0.05, 0.95), models=KEPT),
     "lr 0.02, momentum 0.95, restarted": Case(
         optimiser(0.02, 0.95, restart_momentum=True), against="lr 0.02, momentum 0.95"
     ),
@@ -202,8 +216,12 @@ CASES = {
         optimiser(0.05, 0.95), second_lr=0.01, against="lr 0.05, momentum 0.95"
     ),
     "no decay, restarted": Case(optimiser(0.05, 0.9, restart_momentum=True)),
+    # ReLU has some 150 of its 400 units active in a layer.
+    "LWTA with 304 units": Case(of_model={"lwta": {"hidden": 304}}),
     "LWTA with 200 units": Case(of_model={"lwta": {"hidden": 200}}),
     "four layers": Case({"depth": 4}),
+    "lr 0.02": Case({"lr": 0.02}),
+    "lr 0.02, dropout 0.5": Case({"lr": 0.02, "dropout": 0.5}, against="lr 0.02"),
     # Tested on 1,000 images a task, as it is tested hundreds of times.
     "paper": Case({**PAPER, **PAPER_2, "test_per_task": 1000}, seeds=20),
 }
@@ -214,9 +232,13 @@ CASES = {
 
 @dataclass
 class Checkpoint:
-    """A network at one moment: its parameters, and its gates on both tasks' test images."""
+    """A network at one moment: its parameters, and its gates on both tasks' test images.
+
+    `judge` is what chooses the winners there, where they are kept.
+    """
 
     parameters: np.ndarray
+    judge: MLP | None
     gates: list[np.ndarray]  # per hidden layer (units, images of Task 1, then of Task 2), bool
 
 
@@ -239,8 +261,17 @@ def take_checkpoint(network: MLP, tasks: Sequence[Task]) -> Checkpoint:
             network.forward(inputs, task.classes)
             pieces.append([gate > 0 for gate in network.workspace(len(inputs)).gates])
     return Checkpoint(
-        network.parameters.copy(), [np.concatenate(of, axis=1) for of in zip(*pieces, strict=True)]
+        network.parameters.copy(),
+        getattr(network, "judge", None),
+        [np.concatenate(of, axis=1) for of in zip(*pieces, strict=True)],
     )
+
+
+def restore(network: MLP, checkpoint: Checkpoint) -> None:
+    """Give a network back what it was at a checkpoint."""
+    network.parameters[:] = checkpoint.parameters
+    if isinstance(network, KeptWinners):
+        network.judge = checkpoint.judge
 
 
 def followed(update: int) -> bool:
@@ -287,6 +318,8 @@ def train_tasks(
             network.velocity[:] = 0
         if number == 2:
             trajectory.append([0, *history.matrix[-1]])
+            if network.activation.name == "kept":
+                network.keep()
         update = 0
         for epoch in range(1, config.epochs + 1):
             order = batches.permutation(len(task.train_labels))
@@ -351,22 +384,22 @@ def measure(
         "switch": {},
     }
     for name, checkpoint in zip(CHECKPOINTS, checkpoints, strict=True):
-        network.parameters[:] = checkpoint.parameters
+        restore(network, checkpoint)
         measures["probe"][name] = probe_accuracy(network, tasks[0])
-    network.parameters[:] = after_first.parameters
+    restore(network, after_first)
     for number, task in enumerate(tasks, start=1):
         largest, norm = sharpness(network, task)
         measures["switch"] |= {
             f"sharpness of Task {number}": largest,
             f"gradient norm of Task {number}": norm,
         }
-    network.parameters[:] = after_second.parameters
+    restore(network, after_second)
     return measures
 
 
 def hidden_weights(network: MLP, checkpoint: Checkpoint) -> list[np.ndarray]:
     """A checkpoint's hidden layers, each (units, inputs + 1)."""
-    network.parameters[:] = checkpoint.parameters
+    restore(network, checkpoint)
     return [weights.copy() for weights in network.weights[:-1]]
 
 
@@ -640,11 +673,21 @@ def short(summary: dict[str, Any]) -> dict[str, Any]:
     return {name: summary[name] for name in ("n", "mean", "ci95")}
 
 
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Ranks from 1, equal values sharing their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
 def correlation(x: Sequence[float], y: Sequence[float]) -> dict[str, Any]:
-    """Pearson's r with Fisher's 95 % interval."""
-    r, n = float(np.corrcoef(x, y)[0, 1]), len(x)
-    half = 1.959964 / math.sqrt(n - 3)
-    return {"n": n, "r": r, "ci95": [math.tanh(math.atanh(r) + s * half) for s in (-1, 1)]}
+    """Spearman's rank correlation, which no single seed decides, with its 95 % interval.
+
+    The interval is Fisher's with the standard error of Bonett and Wright (2000) for ranks.
+    """
+    r, n = float(np.corrcoef(ranks(x), ranks(y))[0, 1]), len(x)
+    half = 1.959964 * math.sqrt((1 + r * r / 2) / (n - 3))
+    z = math.atanh(min(max(r, -1 + 1e-12), 1 - 1e-12))
+    return {"n": n, "r": r, "ci95": [math.tanh(z + side * half) for side in (-1, 1)]}
 
 
 def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]] | None:
@@ -660,6 +703,17 @@ def mean_curves(records: Sequence[dict[str, Any]]) -> dict[str, list[float]] | N
         "task 1 half interval": (half / math.sqrt(len(records))).tolist(),
         "task 2": curves[..., 2].mean(axis=0).tolist(),
     }
+
+
+AGAINST_LWTA = ("forgetting", "task 2", "lost at", "changed silenced")  # what controls differ in
+
+
+def paths(records: Sequence[dict[str, Any]]) -> list[list[list[float]]]:
+    """Each seed's way through Task 2: accuracies on Task 1 and on Task 2, test by test."""
+    return [
+        [[round(first, 4), round(second, 4)] for _, first, second in record["trajectory"]]
+        for record in records
+    ]
 
 
 PREDICTORS = (  # what may go with forgetting
@@ -689,6 +743,9 @@ def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[st
                 "failed": sum(r["model"] == model and r["status"] != "ok" for r in records),
                 **own_summary(case.config(model).depth, list(by_seed.values())),
                 "curves": mean_curves(list(trained(records, model).values())),
+                "paths": paths(list(trained(records, model).values()))
+                if name in FOLLOWED and model in PAIR
+                else None,
             }
             for model, by_seed in measured.items()
         },
@@ -696,6 +753,15 @@ def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[st
             model: paired_summary(measured["relu"], by_seed)
             for model, by_seed in measured.items()
             if model != "relu"
+        },
+        "lwta_minus": {
+            model: {
+                name: compared
+                for name, compared in paired_summary(measured["lwta"], by_seed).items()
+                if name.startswith(AGAINST_LWTA)
+            }
+            for model, by_seed in measured.items()
+            if model not in PAIR
         },
     }
 
@@ -763,6 +829,21 @@ def change(
     return found
 
 
+def moved_information(
+    records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What an experiment changes, seed by seed, in LWTA's segregation at each layer and moment."""
+    here, there = (
+        {seed: scalars(r) for seed, r in trained(of, "lwta").items()} for of in (records, base)
+    )
+    both = sorted(here.keys() & there.keys())
+    return {
+        name: short(summarise([here[seed][name] - there[seed][name] for seed in both]))
+        for name in (here[both[0]] if both else ())
+        if name.startswith("information,")
+    }
+
+
 # --- Figures --------------------------------------------------------------------------------------
 
 FOLLOWED = (
@@ -779,7 +860,7 @@ def bounds(summary: dict[str, Any]) -> tuple[float, float]:
 
 
 def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
-    """What Task 1 has lost, against how well Task 2 is known, and against time."""
+    """Task 1 accuracy against Task 2 accuracy, the difference at equal ones, and against time."""
     shown = [name for name in FOLLOWED if name in cases and both_follow(cases[name])]
     figure, axes = plt.subplots(
         3, len(shown), figsize=(3.1 * len(shown) + 0.5, 8.4), layout="constrained", squeeze=False
@@ -799,10 +880,12 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
             capsize=2,
         )
         for place, model in enumerate(PAIR):
-            lost = [summary["means"][place] for summary in differences]
-            style = {"color": colour(model), "label": LABELS[model]}
-            above.plot(levels, lost, marker="o", markersize=3, **style)
             curves = cases[name]["models"][model]["curves"]
+            for path in cases[name]["models"][model]["paths"]:
+                first, second = np.transpose(path)
+                above.plot(second, first, color=colour(model), linewidth=0.5, alpha=0.25)
+            style = {"color": colour(model), "label": LABELS[model], "zorder": 3 + place}
+            above.plot(curves["task 2"], curves["task 1"], linewidth=2.5, **style)
             x = np.sqrt(curves["update"])
             mean, half = np.array(curves["task 1"]), np.array(curves["task 1 half interval"])
             below.plot(x, mean, color=colour(model))
@@ -810,26 +893,41 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
             below.plot(x, curves["task 2"], color=colour(model), linestyle="--")
         updates = [u for u in (0, 10, 40, 100, 200, 400, 1000, 3000) if u <= curves["update"][-1]]
         below.set_xticks(np.sqrt(updates), updates, fontsize=7)
-        above.set(title=name)
+        above.set(
+            title=f"{name}\n{pairs_text(cases[name])}",
+            xlabel="Task 2 accuracy",
+            xlim=(0.5, 1),
+            ylim=(0.5, 1),
+        )
         middle.set(xlabel="Task 2 accuracy, first reached")
         below.set(xlabel="update of Task 2 (square root)", ylim=(0, 1.02))
-        for ax in (above, middle):
-            ax.axhline(0, color="black", linewidth=0.6)
+        middle.axhline(0, color="black", linewidth=0.6)
         for ax in axes[:, column]:
             ax.grid(alpha=0.2)
     axes[0, 0].legend(fontsize=8)
     for ax, text in zip(
         axes[:, 0],
-        ("lost on Task 1 by then", "ReLU minus LWTA", "accuracy: Task 1 solid, Task 2 dashed"),
+        (
+            "Task 1 accuracy",
+            "lost on Task 1, ReLU minus LWTA",
+            "accuracy: Task 1 solid, Task 2 dashed",
+        ),
         strict=True,
     ):
         ax.set_ylabel(text)
     figure.suptitle(
-        "What Task 1 has lost when Task 2 is known this well, over seeds on which both get there;\n"
-        "the same, seed by seed; and both accuracies through Task 2. Bars, bands: 95 % intervals",
+        "Above: each seed's way through Task 2, and the mean of each test (both from .5 on). "
+        "Middle: what Task 1 has lost when Task 2\nis first known this well, over seeds on which "
+        "both get there (scales differ). Below: accuracies in time. Bars, bands: 95 % intervals",
         fontsize=10,
     )
     return figure
+
+
+def pairs_text(case: dict[str, Any]) -> str:
+    """How many pairs of ReLU and LWTA a case has, and how many were planned if more."""
+    found, planned = case["relu_minus"]["lwta"]["forgetting"]["n"], case["seeds_planned"]
+    return f"n = {found}" + (f" of {planned}" if found < planned else "")
 
 
 def both_follow(case: dict[str, Any]) -> bool:
@@ -899,60 +997,99 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
-def bars_figure(rows: Sequence[tuple[str, str, dict[str, Any]]], title: str, x: str) -> Figure:
-    """Estimates with intervals, one row each: (text, model whose colour it has, summary)."""
-    figure, ax = plt.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
-    for y, (_, model, summary) in enumerate(reversed(rows)):
-        ax.errorbar(
-            [summary["mean"]],
-            [y],
-            xerr=np.transpose([bounds(summary)]),
-            color=colour(model),
-            marker="o",
-            capsize=3,
-        )
-    ax.set_yticks(range(len(rows)), [text for text, *_ in reversed(rows)], fontsize=8)
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_ylim(-0.7, len(rows) - 0.3)
-    ax.set_xlabel(x)
-    figure.suptitle(title, fontsize=10)
-    ax.grid(axis="x", alpha=0.2)
-    return figure
+CONTROL_LEVEL = 0.925  # of Task 2 accuracy, at which the controls are compared
+LOSSES = (  # a measure, its marker, what it is
+    ("forgetting", "o", "at the end of Task 2 (forgetting)"),
+    (f"lost at {CONTROL_LEVEL}", "s", f"when Task 2 is first known to {CONTROL_LEVEL:.1%}"),
+    ("probe lost", "D", "by a linear probe refitted on the last hidden layer"),
+)
 
 
 def controls_figure(cases: dict[str, dict[str, Any]]) -> Figure:
-    """Forgetting and what the representation lost, for LWTA, ReLU and the controls."""
-    rows = []
-    for name, models in (
-        ("default", ("relu", "lwta", "fixed", "random", "shifted")),
-        ("LWTA with 200 units", ("lwta",)),
-    ):
-        for model in models if name in cases else ():
-            measures = cases[name]["models"][model]["measures"]
-            text = LABELS[model] if name == "default" else name
-            rows.append((f"{text}: forgetting", model, measures["forgetting"]))
-            rows.append((f"{text}: lost by a refitted probe", model, measures["probe lost"]))
-    return bars_figure(
-        rows,
-        "Forgetting, and how much of it a linear probe on the final features still shows",
-        "loss of Task 1 accuracy, mean and 95 % interval",
+    """What is lost on Task 1, and of that by a refitted probe: LWTA, ReLU and the controls."""
+    networks = [
+        (name, model)
+        for name, models in (
+            ("default", ("relu", "lwta", "kept", "fixed", "random", "shifted")),
+            ("LWTA with 304 units", ("lwta",)),
+            ("LWTA with 200 units", ("lwta",)),
+        )
+        for model in models
+        if name in cases
+    ]
+    figure, ax = plt.subplots(figsize=(8, 1.6 + 0.55 * len(networks)), layout="constrained")
+    for y, (name, model) in enumerate(networks):
+        found = cases[name]["models"][model]["measures"]
+        for place, (measure, marker, _) in enumerate(LOSSES):
+            summary = found.get(measure)
+            # A level that few runs reach would be told of those alone.
+            if summary and summary["n"] >= 0.8 * found["forgetting"]["n"]:
+                ax.errorbar(
+                    [summary["mean"]],
+                    [y + 0.22 * (place - 1)],
+                    xerr=np.transpose([bounds(summary)]),
+                    color=colour(model),
+                    marker=marker,
+                    capsize=3,
+                )
+    for _, marker, text in LOSSES:
+        ax.plot([], [], marker=marker, color="0.4", linestyle="", label=text)
+    texts = [LABELS[model] if name == "default" else name for name, model in networks]
+    ax.set_yticks(range(len(networks)), texts, fontsize=9)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("loss of Task 1 accuracy, mean and 95 % interval")
+    ax.grid(axis="x", alpha=0.2)
+    figure.legend(loc="outside lower center", fontsize=8)
+    figure.suptitle(
+        "What is lost on Task 1, by networks that have a part of competition", fontsize=10
     )
+    return figure
 
 
 def explanations_figure(cases: dict[str, dict[str, Any]]) -> Figure:
-    """ReLU minus LWTA with and without what each explanation names."""
-    rows = [
-        (name, "lwta" if summary["mean"] > 0 else "relu", summary)
-        for name, case in cases.items()
-        if name.startswith("lr")
-        for summary in [case["relu_minus"]["lwta"]["forgetting"]]
-        if summary["ci95"]
-    ]
-    return bars_figure(
-        rows,
-        "What carries the effect of the optimiser? Each experiment takes one thing away",
-        "forgetting of ReLU minus LWTA, mean and 95 % interval",
+    """For each experiment: ReLU minus LWTA in its case, without what it takes away, the change."""
+    names = [name for name, case in cases.items() if name.startswith("lr") and "change" in case]
+    figure, ax = plt.subplots(figsize=(8, 1.6 + 0.75 * len(names)), layout="constrained")
+    for y, name in enumerate(names):
+        base = cases[cases[name]["change"]["against"]]
+        for place, (summary, marker) in enumerate(
+            (
+                (base["relu_minus"]["lwta"]["forgetting"], "o"),
+                (cases[name]["relu_minus"]["lwta"]["forgetting"], "s"),
+                (cases[name]["change"]["relu minus lwta"], "D"),
+            )
+        ):
+            if summary["ci95"] is None:
+                continue
+            low, high = summary["ci95"]
+            shown = colour("lwta") if low > 0 else colour("relu") if high < 0 else "0.55"
+            ax.errorbar(
+                [summary["mean"]],
+                [y + 0.2 * (place - 1)],
+                xerr=np.transpose([bounds(summary)]),
+                color=shown,
+                marker=marker,
+                capsize=3,
+            )
+    for marker, text in (
+        ("o", "in the case itself"),
+        ("s", "in the experiment"),
+        ("D", "change, seed by seed"),
+    ):
+        ax.plot([], [], marker=marker, color="0.4", linestyle="", label=text)
+    ax.set_yticks(range(len(names)), [name.replace(", ", "\n", 2) for name in names], fontsize=8)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval")
+    ax.grid(axis="x", alpha=0.2)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=3)
+    figure.suptitle(
+        "What carries the difference between ReLU and LWTA? Blue: LWTA forgets less, or the change "
+        "is\ntowards that; orange: ReLU; grey: the interval holds zero",
+        fontsize=10,
     )
+    return figure
 
 
 FIGURES = {
@@ -1000,7 +1137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows.append(analyse(name, case, records))
             if case.against:
                 base = train_case(case.against, CASES[case.against], finished_only)
-                rows[-1]["change"] = {"against": case.against, **change(records, base)}
+                rows[-1]["change"] = {
+                    "against": case.against,
+                    **change(records, base),
+                    "information": moved_information(records, base),
+                }
     result = {
         "schema": SCHEMA,
         "name": "mechanism",

@@ -66,6 +66,19 @@ class Snapshots:
         return self.arrays[f"{what}_{model}"]
 
 
+def snapshots_parser(description: str) -> OneLineParser:
+    """A parser that knows where the snapshots are."""
+    parser = OneLineParser(description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--snapshots",
+        type=Path,
+        default=SNAPSHOTS,
+        metavar="FILE",
+        help=f"what a run saved (default: {SNAPSHOTS})",
+    )
+    return parser
+
+
 def load_snapshots(path: Path) -> Snapshots:
     """Read snapshots.npz, without pickles; `InputError` if it is missing, damaged or not ours."""
     first = "run compete_to_compute.py first, or name the file with --snapshots"
@@ -89,8 +102,10 @@ def load_snapshots(path: Path) -> Snapshots:
         raise InputError(f"{path}: no such file; {first}") from None
     except KeyError as error:
         raise InputError(f"{path}: not a snapshot file of ours (no {error}); {first}") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or not a snapshot file ({error}); {first}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {first}") from None
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise InputError(f"{path}: damaged or not a snapshot file; {first}") from None
     return snapshots
 
 
@@ -387,23 +402,21 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure; the exit status."""
-    parser = OneLineParser(
-        description="Draw the figures from saved snapshots (and results.json of a sweep).",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--snapshots", type=Path, default=SNAPSHOTS, help=f"what a run saved (default: {SNAPSHOTS})"
+    parser = snapshots_parser(
+        "Draw the figures from saved snapshots (and results.json of a sweep)."
     )
     parser.add_argument(
         "--results",
         type=Path,
         default=Path("results.json"),
+        metavar="FILE",
         help="of the run, for seeds.png and --html (default: results.json)",
     )
     parser.add_argument(
         "--out-dir",
         type=Path,
         default=None,
+        metavar="DIR",
         help="folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)",
     )
     parser.add_argument(

@@ -15,16 +15,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compete_to_compute import STATUSES, InputError, label, run_script, write_atomically
+from compete_to_compute import (
+    STATUSES,
+    InputError,
+    OneLineParser,
+    label,
+    run_script,
+    write_atomically,
+)
 from measure_data_movement import answer as movement_answer
 from measure_data_movement import detail_tables, overview_table
-from study_mechanism import LABELS
+from study_mechanism import CASES, CONTROL_LEVEL, LABELS, known
 from study_open_questions import (
+    PAIR,
     PAPER_ERRORS,
+    adjusted_p,
+    effective_rate,
     estimate,
     group_report,
     markdown,
@@ -85,6 +96,20 @@ def answer() -> str:
             f"LWTA forgets less on {pair['wins']} seeds, sign test p = {pair['sign_test_p']:.2f}: "
             f"**{pair['verdict']}**."
         )
+    default = cases()["default"]
+    learned_by_relu, learned = default["relu_minus"]["fixed"]["task 2"]["means"]
+    kept, forgetting = (
+        default["relu_minus"]["fixed"]["forgetting"],
+        {m: default["models"][m]["measures"]["forgetting"]["mean"] for m in (*PAIR, "fixed")},
+    )
+    lines.append(
+        f"- What competition does, {kept['n']} other seeds: ReLU forgets {forgetting['relu']:.3f} "
+        f"and LWTA {forgetting['lwta']:.3f}. A network whose winners are for good those of its "
+        f"untrained weights, so that nothing competes while it learns, forgets "
+        f"{forgetting['fixed']:.3f}: ReLU minus it {estimate(kept)}, it forgets less on "
+        f"{kept['wins']}; at the end it knows Task 2 to {learned:.1%}, "
+        f"ReLU to {learned_by_relu:.1%}."
+    )
     return "\n".join(lines)
 
 
@@ -202,6 +227,9 @@ def claims() -> str:
         name: {model: seen["aggregate"][name][model]["mean"] for model in ("relu", "lwta")}
         for name in seen["aggregate"]
     }
+    timed = study("benchmark")
+    took = {name: of["seconds"]["median"] for name, of in timed["processes"].items()}
+    whole = sum(took[name] for name in ("one seed", "visualise", "animate"))
     rows = [
         [
             "At seed 0 LWTA forgets 3.3 times less",
@@ -247,6 +275,13 @@ def claims() -> str:
                 for name, text in (("selectivity_1", "S in layer 1:"), ("gap_1", "gap:"))
             ),
             separation,
+        ],
+        [
+            "One seed takes 0.8 s, ten take 9 s, a seed with plots and animation about 10 s",
+            f"{took['one seed']:.1f} s, {took['ten seeds']:.1f} s and {whole:.1f} s, whole "
+            f"processes, on {timed['environment']['processor']}, {timed['environment']['cores']} "
+            "cores",
+            "the whole reproduced" if whole < 11 else "slower here: another machine",
         ],
     ]
     return markdown(["claim", "measured", "verdict"], rows)
@@ -312,41 +347,79 @@ def times_ours(seconds: dict[str, float], ratio: dict[str, float]) -> str:
     )
 
 
+def case_name(case: dict[str, Any]) -> str:
+    """Size, seeds and threads of a case of peers.py, in words."""
+    counts = [(case["seeds"], "seed"), (case["threads"], "thread")]
+    return ", ".join([case["size"], *(f"{n} {what}{'s' * (n > 1)}" for n, what in counts)])
+
+
+def ours(library: str) -> bool:
+    """Whether a row of peers.py is of this project."""
+    return library.startswith("compete_to_compute")
+
+
 def peers() -> str:
-    """The same training in other libraries, beside ours."""
-    data = study("benchmark")["peers"]
-    blocks = []
+    """The same training in other libraries, beside ours: ratios, then everything, folded."""
+    data = study("benchmark").get("peers")
+    if not data:
+        return "Not measured yet: `python3 peers.py` does it."
+    cases = list(data["cases"].values())
+    most = max((case["libraries"] for case in cases), key=len)
+    ratios: dict[str, dict[str, str]] = {name: {} for name in most if not ours(name)}
+    behind: list[str] = []
     differences: dict[str, float] = {}
-    for case in data["cases"].values():
-        rows = []
+    blocks = []
+    for case in cases:
+        here, rows = case_name(case), []
         for name, found in case["libraries"].items():
-            cells = [name]
-            for model in ("relu", "lwta"):
-                trained = found.get(model)
-                cells.append(
-                    times_ours(trained["train_s"], trained["over_ours"]) if trained else ""
+            times = {
+                f"{label(m)} training": (found[m]["train_s"], found[m]["over_ours"])
+                for m in ("relu", "lwta")
+                if m in found
+            }
+            if "process_s" in found:
+                times["whole process"] = (found["process_s"], found["process_over_ours"])
+            if not ours(name):
+                ratios[name][here] = " / ".join(
+                    f"{times[what][1]['median']:.2f}" if what in times else "-"
+                    for what in ("ReLU training", "LWTA training", "whole process")
                 )
-                if trained and "task1_difference" in trained:
-                    most = max(differences.get(name, 0), trained["task1_difference"])
-                    differences[name] = most
+            if not ours(name) and not name.startswith("matrix products"):
+                behind += [
+                    f"{name}, {what}, {here}: {ratio['median']:.2f} "
+                    f"({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+                    for what, (_, ratio) in times.items()
+                    if ratio["median"] < 1
+                ]
+            cells = [name]
+            for what in ("ReLU training", "LWTA training"):
+                cells.append(times_ours(*times[what]) if what in times else "")
             warm_up = found.get("warm_up_s")
             cells.append(
                 f"{warm_up['median']:.1f} s, at most {warm_up['highest']:.1f}" if warm_up else ""
             )
-            whole = "process_s" in found
-            cells += [
-                times_ours(found["process_s"], found["process_over_ours"]) if whole else "",
-                f"{found['peak_mb']['median']:.0f} MB" if whole else "",
-            ]
+            whole = "whole process" in times
+            cells.append(times_ours(*times["whole process"]) if whole else "")
+            cells.append(f"{found['peak_mb']['median']:.0f} MB" if whole else "")
             rows.append(cells)
-        many, threads = case["seeds"] > 1, case["threads"]
-        head = ["library", *(f"training {label(m)}" for m in ("relu", "lwta"))]
-        head += ["warm-up", "whole process", "peak memory"]
+            for trained in (found.get(m, {}) for m in ("relu", "lwta")):
+                if "task1_difference" in trained:
+                    largest = max(differences.get(name, 0), trained["task1_difference"])
+                    differences[name] = largest
+        head = ["library", "ReLU training", "LWTA training", "warm-up", "whole process", "memory"]
+        many = case["rounds"] > 1
         blocks.append(
-            f"**{case['size']}, {EPOCHS[case['size']]}, {case['seeds']} seed{'s' * many}, "
-            f"{threads} thread{'s' * (threads > 1)}** (median of {case['rounds']} rounds, ratio to "
-            "ours with lowest and highest)\n\n" + markdown(head, rows)
+            f"**{here}, {EPOCHS[case['size']]}** (median of {case['rounds']} round{'s' * many}; "
+            "times ours, lowest and highest)\n\n" + markdown(head, rows)
         )
+    names = [case_name(case) for case in cases]
+    summary = markdown(
+        ["times ours", *names],
+        [[name, *(found.get(here, "") for here in names)] for name, found in ratios.items()],
+    )
+    ahead = "Ours is behind nowhere in this table, the matrix products apart."
+    if behind:
+        ahead = f"Ours is behind: {'; '.join(behind)}."
     machine = data["environment"]
     notes = [
         "Largest difference of a Task 1 test accuracy from ours, after any epoch of Task 1: "
@@ -357,9 +430,19 @@ def peers() -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['blas']} with kernel "
         f"{machine['blas_kernel']}; "
         + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-        + ".",
+        + f". Measured in {data['minutes']:.0f} minutes.",
     ]
-    return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in notes)])
+    return "\n\n".join(
+        [
+            summary,
+            "Medians, as multiples of ours: ReLU training / LWTA training / whole process. "
+            + ahead,
+            "<details><summary>Seconds, spread, warm-up and memory of each</summary>",
+            *blocks,
+            "</details>",
+            "\n".join(f"- {note}" for note in notes),
+        ]
+    )
 
 
 def scale() -> str:
@@ -421,126 +504,170 @@ def scale() -> str:
     return markdown(["what", "measured", ""], rows)
 
 
-def judge(intervals: Sequence[Sequence[float]], above: str, below: str) -> str:
-    """A verdict from unadjusted intervals: all above zero, all below, some, or none."""
-    if not intervals:
+def judge(intervals: dict[str, Sequence[float] | None], above: str, below: str) -> str:
+    """A verdict from several unadjusted intervals, by name: `above` or `below` zero if all are.
+
+    One interval of several is no verdict: by chance some would miss zero. It is named.
+    """
+    there = {name: found for name, found in intervals.items() if found}
+    if not there:
         return "no pairs"
-    higher, lower = (
-        sum(beyond) for beyond in ([low > 0 for low, _ in intervals], [h < 0 for _, h in intervals])
-    )
-    if len(intervals) in (higher, lower):
+    higher = [name for name, (low, _) in there.items() if low > 0]
+    lower = [name for name, (_, high) in there.items() if high < 0]
+    if len(there) in (len(higher), len(lower)):
         return above if higher else below
-    if not higher and not lower:
-        return "not shown"
-    if higher and lower:
-        return f"mixed: above zero in {higher}, below in {lower} of {len(intervals)}"
-    return f"{above if higher else below}, in {higher or lower} of {len(intervals)} only"
+    alone = [
+        f"{side} zero in {', '.join(names)}"
+        for side, names in (("above", higher), ("below", lower))
+        if names
+    ]
+    return "not shown" + (f"; unadjusted, {' and '.join(alone)} alone" if alone else "")
 
 
-def study_claims() -> str:
-    """Claims and expectations of the source that the study's finished groups test."""
-    groups = {result["name"]: result["conditions"] for result in saved_groups()}
-    rows = []
+Row = dict[str, Any]  # of `conditions` in study/NAME.json
 
-    def add(
-        claim: str,
-        values: dict[str, dict[str, Any]],
-        above: str,
-        below: str,
-        decisive: Sequence[str] = (),
-        null: float = 0.0,
-    ) -> None:
-        """A row: the values with their intervals, judged by those named, or by all."""
-        judged = [values[name]["ci95"] for name in decisive or values if values[name]["ci95"]]
+
+def gap(row: Row) -> Row:
+    """ReLU's forgetting minus LWTA's."""
+    return pair_of(row)["difference"]
+
+
+def gap_change(row: Row) -> Row:
+    """What a condition changes in ReLU minus LWTA."""
+    return row["change"]["difference"]["difference"]
+
+
+def gap_spread(row: Row) -> Row:
+    """The standard deviation of ReLU minus LWTA over that of the condition compared with."""
+    return row["change"]["spread_ratio"]
+
+
+def forgetting_change(model: str) -> Callable[[Row], Row]:
+    """What a condition changes in one activation's forgetting."""
+    return lambda row: row["change"]["forgetting"][model]["difference"]
+
+
+def compared(row: Row) -> bool:
+    """Whether a condition is compared with another of its group."""
+    return "change" in row
+
+
+@dataclass(frozen=True)
+class StudyClaim:
+    """A claim or expectation, the group that tests it, and what is judged.
+
+    `value` is looked at in the conditions for which `where` holds, and judged in those for which
+    `decisive` does too: `above` and `below` are the verdicts if all intervals are beyond `null`.
+    """
+
+    text: str
+    group: str
+    value: Callable[[Row], Row]
+    above: str
+    below: str
+    where: Callable[[Row], bool] = lambda row: True
+    decisive: Callable[[Row], bool] = lambda row: True
+    null: float = 0.0
+
+    def cells(self) -> list[str]:
+        """The claim, what was measured, the verdict."""
+        rows = [row for row in study(self.group)["conditions"] if self.where(row)]
+        values = {row["label"]: self.value(row) for row in rows}
         measured = "; ".join(
-            f"{name}: {estimate(value, '' if null else '+')}"
+            f"{name}: {estimate(value, '' if self.null else '+')}"
             + (f", n = {value['n']}" if "n" in value else "")
             for name, value in values.items()
         )
-        beyond = [[low - null, high - null] for low, high in judged]
-        rows.append([claim, measured, judge(beyond, above, below)])
+        bounds = {row["label"]: values[row["label"]]["ci95"] for row in rows if self.decisive(row)}
+        beyond = {name: of and [b - self.null for b in of] for name, of in bounds.items()}
+        said = judge(beyond, self.above, self.below)
+        return [self.text, measured, said.replace(" zero", " one") if self.null else said]
 
-    def gaps(conditions: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return {row["label"]: pair_of(row)["difference"] for row in conditions}
 
-    def changes(conditions: Sequence[dict[str, Any]], model: str) -> dict[str, dict[str, Any]]:
-        return {
-            row["label"]: row["change"]["forgetting"][model]["difference"] for row in conditions
-        }
+SUPPORTED, RELU_LESS = "supported", "contradicted: ReLU forgets less"
+STUDY_CLAIMS = (
+    StudyClaim(
+        *("LWTA forgets less under the paper's protocol", "paper-chosen"),
+        *(gap, SUPPORTED, RELU_LESS),
+    ),
+    StudyClaim(
+        *("LWTA forgets less at the paper's scale", "scale", gap, SUPPORTED, RELU_LESS),
+        where=lambda row: row["config"]["relu"]["depth"] == 3,
+    ),
+    *(
+        StudyClaim(
+            *(f"Dropout helps: change of {label(model)}'s forgetting", "dropout"),
+            *(forgetting_change(model), "contradicted: it forgets more", SUPPORTED),
+            where=compared,
+        )
+        for model in PAIR
+    ),
+    StudyClaim(
+        *("Dropout helps LWTA more: change of ReLU minus LWTA", "dropout"),
+        *(gap_change, SUPPORTED, "contradicted: it helps ReLU more"),
+        where=compared,
+    ),
+    StudyClaim(
+        *("Dropout steadies the contrast: its std over that without", "dropout"),
+        *(gap_spread, "contradicted: it varies more", SUPPORTED),
+        where=compared,
+        null=1.0,
+    ),
+    *(
+        StudyClaim(
+            f"Permuted MNIST is harder: {label(model)}'s forgetting minus that on split digits",
+            *("permuted", forgetting_change(model)),
+            "supported; but its two tasks also share their ten outputs",
+            "contradicted: it forgets less",
+            where=compared,
+        )
+        for model in PAIR
+    ),
+    StudyClaim(
+        "Permuted MNIST gives a noisier contrast: its std over that on split digits",
+        *("permuted", gap_spread, SUPPORTED, "contradicted: it varies less"),
+        where=compared,
+        null=1.0,
+    ),
+    StudyClaim(
+        *("On permuted MNIST, trained longer, LWTA forgets less", "permuted"),
+        *(gap, SUPPORTED, RELU_LESS),
+        where=compared,
+        decisive=lambda row: row["config"]["relu"]["epochs"] == 50,
+    ),
+    StudyClaim(
+        "k = 4 gives noisier results: std of ReLU minus LWTA over that of k = 2",
+        *("block", gap_spread, SUPPORTED, "contradicted: less noisy"),
+        where=lambda row: row["label"] == "k 4, equal units",
+        null=1.0,
+    ),
+    StudyClaim(
+        "The high variance is that of small networks: std of ReLU minus LWTA over that of 400",
+        *("width", gap_spread, "contradicted: wider networks vary more", SUPPORTED),
+        where=compared,
+        decisive=lambda row: row["config"]["relu"]["hidden"] > 400,
+        null=1.0,
+    ),
+    *(
+        StudyClaim(
+            *(f"The {name} does not matter: ReLU minus LWTA at each", name, gap),
+            *("LWTA forgets less at each", "ReLU forgets less at each"),
+        )
+        for name in ("depth", "width")
+    ),
+)
 
-    supported, relu_less = "supported", "contradicted: ReLU forgets less"
-    if "paper-chosen" in groups:
-        chosen = groups["paper-chosen"]
-        add("LWTA forgets less under the paper's protocol", gaps(chosen), supported, relu_less)
-    if "scale" in groups:
-        large = [row for row in groups["scale"] if "x3" in row["label"]]
-        add("LWTA forgets less at the paper's scale", gaps(large), supported, relu_less)
-    if "dropout" in groups:
-        dropped = [row for row in groups["dropout"] if "change" in row]
-        for model in ("relu", "lwta"):
-            add(
-                f"Dropout helps: change of {label(model)}'s forgetting",
-                changes(dropped, model),
-                "contradicted: it forgets more",
-                supported,
-            )
-        add(
-            "Dropout helps LWTA more: change of ReLU minus LWTA",
-            {row["label"]: row["change"]["difference"]["difference"] for row in dropped},
-            supported,
-            "contradicted: it helps ReLU more",
-        )
-        add(
-            "Dropout steadies the contrast: its std over that without",
-            {row["label"]: row["change"]["spread_ratio"] for row in dropped},
-            "contradicted: it varies more",
-            supported,
-            null=1.0,
-        )
-    if "permuted" in groups:
-        permuted = [row for row in groups["permuted"] if "change" in row]
-        for model in ("relu", "lwta"):
-            add(
-                f"Permuted MNIST is harder: {label(model)}'s forgetting minus that on split digits",
-                changes(permuted, model),
-                supported,
-                "contradicted: it forgets less",
-            )
-        add(
-            "Permuted MNIST gives a noisier contrast: its std over that on split digits",
-            {row["label"]: row["change"]["spread_ratio"] for row in permuted},
-            supported,
-            "contradicted: it varies less",
-            null=1.0,
-        )
-        add(
-            "On permuted MNIST, trained longer, LWTA forgets less",
-            gaps(permuted),
-            supported,
-            relu_less,
-            decisive=[permuted[-1]["label"]],
-        )
-    if "block" in groups:
-        four = next(row for row in groups["block"] if row["label"] == "k 4, equal units")
-        add(
-            "k = 4 gives noisier results: std of ReLU minus LWTA over that of k = 2",
-            {"k 4": four["change"]["spread_ratio"]},
-            supported,
-            "contradicted: less noisy",
-            null=1.0,
-        )
-    if "single-head" in groups:
-        kept = groups["single-head"][-1]["first_task_kept"]
-        rows.append(
-            [
-                "Without the mask every network loses Task 1",
-                "accuracy on Task 1 at the end: "
-                + ", ".join(
-                    f"{value['mean']:.3f} ({label(model)})" for model, value in kept.items()
-                ),
-                supported if max(v["mean"] for v in kept.values()) < 0.2 else "not supported",
-            ]
-        )
+
+def study_claims() -> str:
+    """Claims and expectations of the source that the study's groups test."""
+    kept = study("single-head")["conditions"][-1]["first_task_kept"]
+    collapse = [
+        "Without the mask every network loses Task 1",
+        "accuracy on Task 1 at the end: "
+        + ", ".join(f"{value['mean']:.3f} ({label(model)})" for model, value in kept.items()),
+        SUPPORTED if max(value["mean"] for value in kept.values()) < 0.2 else "not supported",
+    ]
+    rows = [*(claim.cells() for claim in STUDY_CLAIMS), collapse]
     return markdown(["claim or expectation", "measured", "verdict"], rows)
 
 
@@ -548,7 +675,7 @@ def study_claims() -> str:
 FINDINGS = (
     ("The published split of the digits", "default", "default"),
     ("Twelve splits, each seed's mean", "partition", "pooled"),
-    ("Ten other splits, other seeds, each seed's mean", "partition-again", "pooled"),
+    ("Ten splits (one also above), other seeds", "partition-again", "pooled"),
     ("Five tasks of two digits", "five-task", "01 23 45 67 89"),
     ("Four layers instead of two", "depth", "depth 4"),
     ("Blocks of 8, as many units", "block", "k 8, equal units"),
@@ -557,9 +684,11 @@ FINDINGS = (
         "block",
         "k 8, equal active units, ReLU as wide",
     ),
-    ("Next to LWTA's edge of divergence", "optimiser", "lr 0.05, momentum 0.95"),
-    ("No momentum, other seeds", "momentum", "lr 0.05, momentum 0.0"),
-    ("Momentum 0.95, other seeds", "momentum", "lr 0.02, momentum 0.95"),
+    ("Next to LWTA's edge, without the failed runs", "optimiser", "lr 0.05, momentum 0.95"),
+    ("No momentum, lr 0.02, other seeds", "momentum", "lr 0.02, momentum 0.0"),
+    ("No momentum, lr 0.05, other seeds", "momentum", "lr 0.05, momentum 0.0"),
+    ("Momentum 0.95, lr 0.01, other seeds", "momentum", "lr 0.01, momentum 0.95"),
+    ("Momentum 0.95, lr 0.02, other seeds", "momentum", "lr 0.02, momentum 0.95"),
     ("Dropout 0.5, input 0.2", "dropout", "hidden 0.5, input 0.2"),
     ("Ten digits, then permuted, 5 epochs", "permuted", "ten digits, then permuted, 5 epochs"),
     ("Ten digits, then permuted, 50 epochs", "permuted", "ten digits, then permuted, 50 epochs"),
@@ -589,7 +718,7 @@ def findings() -> str:
                 *(estimate(forgetting[m], "").partition(" ")[0] for m in ("relu", "lwta")),
                 estimate(pair["difference"]),
                 f"{pair['wins']} of {pair['difference']['n']}",
-                f"{pair.get('sign_test_p_holm', pair['sign_test_p']):.2g}",
+                adjusted_p(pair) if where != "pooled" else f"{pair['sign_test_p']:.2g}",
                 (pair["verdict"] or "").partition(":")[0],
             ]
         )
@@ -598,36 +727,96 @@ def findings() -> str:
 
 
 def paper() -> str:
-    """The paper's table beside ours, and where our grid comes closest to its gap."""
-    text = paper_table(study("paper-chosen"))
+    """The paper's table beside ours, where our grid comes closest to its gap, and what moves it."""
     rows = study("paper")["conditions"]
+    return "\n\n".join(
+        [paper_table(study("paper-chosen")), closest_to_the_paper(rows), moves_the_error(rows)]
+    )
 
-    def error(row: dict[str, Any], model: str) -> float:
-        """Task 1's mean test error after Task 2, in %; below zero where no run trained."""
-        mean = row["first_task_kept"][model]["mean"]
-        return -1.0 if mean is None else 100 * (1 - mean)
+
+def error_after(row: dict[str, Any], model: str) -> float | None:
+    """Task 1's mean test error after Task 2, in %; None where no run trained."""
+    mean = row["first_task_kept"][model]["mean"]
+    return None if mean is None else 100 * (1 - mean)
+
+
+def closest_to_the_paper(rows: Sequence[dict[str, Any]]) -> str:
+    """The settings of the grid that come closest to the paper's ReLU, and to its gap."""
 
     def tell(row: dict[str, Any]) -> str:
-        return ", ".join(
-            f"{label(model)} {error(row, model):.1f} %"
-            if totals["ok"]
-            else f"{label(model)} fails"
-            if sum(totals[status] for status in STATUSES)
-            else f"{label(model)} not run"
-            for model, totals in row["aggregate"]["models"].items()
-        )
+        texts = []
+        for model, totals in row["aggregate"]["models"].items():
+            run = sum(totals[status] for status in STATUSES)
+            error = error_after(row, model)
+            text = "not run" if not run else "fails" if error is None else f"{error:.1f} %"
+            if error is not None and totals["ok"] < run:
+                text += f" ({run - totals['ok']} of {run} fail)"
+            texts.append(f"{label(model)} {text}")
+        return ", ".join(texts)
 
     reported = PAPER_ERRORS["relu"][1][0]
-    closest = min(rows, key=lambda row: abs(error(row, "relu") - reported))
-    both = [row for row in rows if min(error(row, "relu"), error(row, "lwta")) >= 0]
-    widest = max(both, key=lambda row: error(row, "relu") - error(row, "lwta"))
-    most = max(row["seeds_run"] for row in rows)
-    return (
-        f"{text}\n\nThe grid has {len(rows)} settings and {rows[0]['seeds_planned']} seeds each, "
-        f"of which {most} ran so far. ReLU's error after Task 2 comes closest to the paper's at "
-        f"{closest['label']}: {tell(closest)}. Where both train, the widest gap in LWTA's favour "
-        f"is at {widest['label']}: {tell(widest)}."
+    closest = min(
+        (row for row in rows if error_after(row, "relu") is not None),
+        key=lambda row: abs(error_after(row, "relu") - reported),
     )
+    both = [row for row in rows if pair_of(row)["difference"]["n"]]
+    widest = max(both, key=lambda row: pair_of(row)["difference"]["mean"])
+    runs = [
+        sum(totals[status] for status in STATUSES)
+        for row in rows
+        for totals in row["aggregate"]["models"].values()
+    ]
+    planned = rows[0]["seeds_planned"]
+    return (
+        f"The grid has {len(rows)} settings, with {planned} seeds planned for each of three "
+        f"activations; {sum(runs)} of {planned * len(runs)} runs are there. ReLU's error after "
+        f"Task 2 comes closest to the paper's at {closest['label']}: {tell(closest)}. Where both "
+        f"train, the widest gap in LWTA's favour is at {widest['label']}: {tell(widest)}."
+    )
+
+
+def moves_the_error(rows: Sequence[dict[str, Any]]) -> str:
+    """How Task 1's error after Task 2 follows the effective rate and the loss to stop at."""
+    lines = []
+    for depth in (2, 3):
+        grid = sorted(
+            (row for row in rows if row["config"]["relu"]["depth"] == depth), key=effective_rate
+        )
+        texts = []
+        for model in ("relu", "lwta", "sigmoid"):
+            cells = []
+            for row in grid:
+                totals, error = row["aggregate"]["models"][model], error_after(row, model)
+                if error is not None:
+                    cells.append(f"{effective_rate(row):.1f}: {error:.1f} % (n = {totals['ok']})")
+                elif any(totals[status] for status in STATUSES):
+                    cells.append(f"{effective_rate(row):.1f}: fails")
+            texts.append(f"{label(model)} " + (", ".join(cells) or "not run"))
+        lines.append(
+            f"- Learning rate and momentum, {depth} layers, error after Task 2 by lr / (1 - m): "
+            f"{'; '.join(texts)}."
+        )
+    stops = study("paper-stopping")["conditions"]
+    texts = [
+        f"{label(model)} "
+        + ", ".join(
+            f"{row['config'][model]['target_loss']:g}: {error_after(row, model):.1f} % "
+            f"(n = {row['aggregate']['models'][model]['ok']})"
+            for row in stops
+            if error_after(row, model) is not None
+        )
+        for model in ("relu", "lwta")
+    ]
+    gaps = ", ".join(
+        f"{row['config']['relu']['target_loss']:g}: {estimate(pair_of(row)['difference'])}"
+        for row in stops
+        if row["n"]
+    )
+    lines.append(
+        f"- Stopping rule, the error after Task 2 by the training loss that ends a task: "
+        f"{'; '.join(texts)}. ReLU's forgetting minus LWTA's: {gaps}."
+    )
+    return "\n".join(lines)
 
 
 def momentum() -> str:
@@ -636,7 +825,9 @@ def momentum() -> str:
     lines = [
         f"- {row['label']}: ReLU minus LWTA {estimate(pair_of(row)['difference'])} over "
         f"{row['n']} seeds, LWTA forgets less on {pair_of(row)['wins']}: "
-        f"**{pair_of(row)['verdict'].partition(':')[0]}**."
+        f"**{pair_of(row)['verdict'].partition(':')[0]}**. Task 1 after Task 1: "
+        f"{estimate(row['learned_difference']['difference'])}; at the end: "
+        f"{estimate(row['kept_difference']['difference'])}."
         for row in rows
     ]
     (moved,) = [row for row in rows if "change" in row]
@@ -645,7 +836,8 @@ def momentum() -> str:
     shown = "" if low > 0 or high < 0 else " not"
     lines.append(
         f"- From {moved['change']['against']} to {moved['label']} that changes by "
-        f"{estimate(found)} over {found['n']} seeds: a shift towards LWTA is{shown} shown."
+        f"{estimate(found)} over {found['n']} seeds: a shift towards LWTA is{shown} shown "
+        "(exploratory, one unadjusted interval)."
         if found["mean"] > 0
         else f"- With momentum it changes by {estimate(found)}: no shift towards LWTA."
     )
@@ -659,11 +851,14 @@ def open_questions() -> str:
         sum(result[key] for result in results) / 3600
         for key in ("core_seconds", "core_seconds_planned")
     )
+    untried = sum(row["seeds_run"] == 0 for result in results for row in result["conditions"])
+    mechanism = study("mechanism")["core_seconds"] / 3600
     parts = [
         f"{len(results)} groups, {sum(len(r['conditions']) for r in results)} conditions, "
         f"{spent:.1f} core-hours of training so far on {results[0]['environment']['processor']}; "
         f"every seed planned takes about {planned:.0f} (a model that two groups share is counted "
-        "in both)."
+        f"in both; {untried} conditions that have no run yet are not). `study_mechanism.py` took "
+        f"{mechanism:.1f} more."
     ]
     for result in results:
         hours = result["core_seconds"] / 3600
@@ -681,11 +876,13 @@ def cases() -> dict[str, dict[str, Any]]:
 
 
 def of_both(case: dict[str, Any], measure: str, form: str = ".3f", factor: float = 1) -> str:
-    """The mean of a measure for ReLU and for LWTA."""
-    return ", ".join(
+    """The mean of a measure for ReLU and for LWTA, and the interval of their paired difference."""
+    means = ", ".join(
         f"{factor * case['models'][model]['measures'][measure]['mean']:{form}} ({LABELS[model]})"
-        for model in ("relu", "lwta")
+        for model in PAIR
     )
+    low, high = case["relu_minus"]["lwta"][measure]["ci95"]
+    return f"{means}, difference {factor * low:+{form}} to {factor * high:+{form}}"
 
 
 def by_layer(text: Callable[[int], str], layers: Sequence[int] = (1, 2)) -> str:
@@ -693,125 +890,459 @@ def by_layer(text: Callable[[int], str], layers: Sequence[int] = (1, 2)) -> str:
     return "; ".join(f"layer {layer}: {text(layer)}" for layer in layers)
 
 
+def differences(case: dict[str, Any], measure: str) -> dict[str, list[float]]:
+    """The intervals of ReLU minus LWTA by layer; `measure` has a place for its number."""
+    return {f"layer {n}": case["relu_minus"]["lwta"][measure.format(n)]["ci95"] for n in (1, 2)}
+
+
+def pairs_in(case: dict[str, Any]) -> str:
+    """How many seeds both networks of a case finished, and how many were planned if more."""
+    found, planned = case["relu_minus"]["lwta"]["forgetting"]["n"], case["seeds_planned"]
+    return f"{found}" if found == planned else f"{found} of {planned}"
+
+
+Cases = dict[str, dict[str, Any]]
+
+
+def every_unit_responds(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: how many units an image makes active."""
+    case, measure = every["default"], "activity, layer {}, after Task 2"
+    relu = [case["models"]["relu"]["measures"][measure.format(n)]["mean"] for n in (1, 2)]
+    return [
+        "Every ReLU unit responds to every input, so Task 2 reaches every weight",
+        "share of units active for an image, whose weights alone its gradient changes: "
+        + by_layer(lambda n: of_both(case, measure.format(n), ".0%")),
+        pairs_in(case),
+        "contradicted: fewer of ReLU's units are active than of LWTA's"
+        if all(low < 0 and high < 0 for low, high in differences(case, measure).values())
+        else "supported"
+        if min(relu) > 0.9
+        else "contradicted",
+        "controls.png",
+    ]
+
+
+def task_1_drops_at_once(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: the early dip."""
+    case = every["default"]
+    return [
+        "ReLU's Task 1 accuracy drops as soon as Task 2 starts, LWTA's stays",
+        "the most that is lost within the first 40 updates: " + of_both(case, "dip"),
+        pairs_in(case),
+        judge(
+            {"the dip": case["relu_minus"]["lwta"]["dip"]["ci95"]},
+            "supported: ReLU's drops more",
+            "contradicted: LWTA's drops more",
+        ).replace("not shown", "not shown: both drop"),
+        "matching_rule.png",
+    ]
+
+
+def units_are_divided(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: segregation against ReLU's, chance and other halves."""
+    case, measure = every["default"], "information, layer {}, after Task 2"
+    own, other = (
+        [
+            case["models"][model]["measures"][f"{what}, layer {n}, after Task 2"]["mean"]
+            for model in PAIR
+            for n in (1, 2)
+        ]
+        for what in ("information", "information_chance")
+    )
+    random = case["models"]["random"]["measures"][measure.format(1)]["mean"]
+    return [
+        "LWTA's units are divided between the tasks, more than ReLU's",
+        "millibits a unit's gate tells about the task, after Task 2: "
+        + by_layer(lambda n: of_both(case, measure.format(n), ".1f", 1000))
+        + "; about other halves of the digits: "
+        + by_layer(
+            lambda n: of_both(case, f"information_chance, layer {n}, after Task 2", ".1f", 1000)
+        )
+        + f"; by chance alone (winners drawn at random): {1000 * random:.1f}",
+        pairs_in(case),
+        "not supported: both networks tell the tasks apart less than other halves of the digits"
+        if all(x < y for x, y in zip(own, other, strict=True))
+        else judge(differences(case, measure), "contradicted: ReLU's more", "supported"),
+        "layers.png",
+    ]
+
+
+def deeper_layers_are_divided(every: Cases) -> list[list[str]]:
+    """Rows of `mechanism_claims`: segregation of deeper layers against the first, by moment."""
+    rows = []
+    for task in (1, 2):
+        texts, verdicts = [], []
+        for key, measure in (("information", "millibits"), ("gap", "gap, thousandths")):
+            for model in reversed(PAIR):
+                found = {
+                    f"{layer} of {every[name]['config'][model]['depth']}": every[name]["models"][
+                        model
+                    ]["deeper minus first"][f"{key}, layer {layer}, after Task {task}"]
+                    for name, layer in (
+                        ("default", 2),
+                        *(("four layers", deep) for deep in (2, 3, 4)),
+                    )
+                }
+                said = judge(
+                    {f"layer {name}": value["ci95"] for name, value in found.items()},
+                    "supported",
+                    "contradicted: less",
+                )
+                verdicts.append(f"{LABELS[model]}, {measure}: {said}")
+                texts.append(
+                    f"{LABELS[model]}, {measure}: "
+                    + ", ".join(
+                        f"{name}: {1000 * value['mean']:+.1f} "
+                        f"({interval([1000 * bound for bound in value['ci95']], 1, '+')})"
+                        for name, value in found.items()
+                    )
+                )
+        rows.append(
+            [
+                f"Deeper LWTA layers are more divided than the first, after Task {task}",
+                f"more than in the first layer: {'; '.join(texts)}",
+                f"{pairs_in(every['default'])}; {pairs_in(every['four layers'])}",
+                "; ".join(verdicts),
+                "layers.png",
+            ]
+        )
+    return rows
+
+
+def correlations(case: dict[str, Any], measure: str) -> tuple[dict[str, Any], str]:
+    """LWTA's rank correlations of a measure with forgetting by layer, and both networks' text."""
+    texts = []
+    for model in ("lwta", "relu"):
+        related = case["models"][model]["correlation with forgetting"]
+        found = {f"layer {n}": related[measure.format(n)] for n in (1, 2)}
+        texts.append(
+            f"{LABELS[model]} "
+            + ", ".join(
+                f"{layer}: {of['r']:+.2f} ({interval(of['ci95'], 2, '+')})"
+                for layer, of in found.items()
+            )
+        )
+        if model == "lwta":
+            judged = {layer: of["ci95"] for layer, of in found.items()}
+    return judged, "; ".join(texts)
+
+
+def division_predicts_forgetting(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: segregation and forgetting over seeds."""
+    case = every["default"]
+    judged, text = correlations(case, "information, layer {}, after Task 1")
+    return [
+        "LWTA networks that are more divided after Task 1 forget less",
+        f"rank correlation of a unit's information with forgetting over seeds: {text}",
+        pairs_in(case),
+        judge(judged, "contradicted: they forget more", "supported"),
+        "mechanism.json",
+    ]
+
+
+def dropout_divides(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: what dropout does to segregation after Task 1."""
+    name, claim = (
+        "lr 0.02, dropout 0.5",
+        "Dropout makes LWTA's blocks specialise earlier, in Task 1",
+    )
+    if name not in every:
+        return [claim, "no run yet", "0", "", "mechanism.json"]
+    found = {
+        f"layer {n}": every[name]["change"]["information"][f"information, layer {n}, after Task 1"]
+        for n in (1, 2)
+    }
+    return [
+        claim,
+        "millibits a unit's gate tells about the task after Task 1, dropout 0.5 minus none: "
+        + "; ".join(
+            f"{layer}: {1000 * of['mean']:+.1f} "
+            f"({interval([1000 * bound for bound in of['ci95']], 1, '+')})"
+            for layer, of in found.items()
+        ),
+        f"{found['layer 1']['n']} of {every[name]['seeds_planned']}",
+        judge(
+            {layer: of["ci95"] for layer, of in found.items()}, "supported", "contradicted: less"
+        ),
+        "mechanism.json",
+    ]
+
+
+def few_weights_change(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: weights that Task 2 leaves alone, where no decay moves them."""
+    measure = "weights untouched, layer {}"
+    still = {
+        "momentum restarted": every["no decay, restarted"],
+        "no momentum": every["lr 0.05, momentum 0"],
+    }
+    return [
+        "Only a strict subset of LWTA's weights changes during Task 2, unlike ReLU's",
+        "weights with the same bits, without decay: "
+        + "; ".join(
+            f"{name}, {by_layer(lambda n, case=case: of_both(case, measure.format(n), '.1%'))}"
+            for name, case in still.items()
+        )
+        + "; as published, share that holds 90 % of the squared change: "
+        + by_layer(lambda n: of_both(every["default"], f"weights carrying, layer {n}", ".1%")),
+        "; ".join(pairs_in(case) for case in (*still.values(), every["default"])),
+        judge(
+            {
+                f"{layer} ({name})": found
+                for name, case in still.items()
+                for layer, found in differences(case, measure).items()
+            },
+            "not supported: fewer stand still than in ReLU",
+            "supported: more stand still than in ReLU",
+        ).replace("not shown", "not supported: some of ReLU's stand still too"),
+        "mechanism.json",
+    ]
+
+
+def winners_stay(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: active units that Task 2 silences."""
+    case, measure = every["default"], "changed silenced, layer {}"
+    as_active = {f"layer {n}": case["lwta_minus"]["shifted"][measure.format(n)] for n in (1, 2)}
+    fewer = {layer: [-high, -low] for layer, (low, high) in differences(case, measure).items()}
+    return [
+        "Task 1's winners stay while Task 2 is learned",
+        "share of Task 1's active units that Task 2 silences, over its images: "
+        + by_layer(lambda n: of_both(case, measure.format(n), ".1%"))
+        + "; LWTA minus a ReLU network that is as active: "
+        + "; ".join(
+            f"{layer}: {of['mean']:+.1%} ({interval([100 * b for b in of['ci95']], 1, '+')})"
+            for layer, of in as_active.items()
+        ),
+        pairs_in(case),
+        judge(
+            {
+                **{f"{layer}, against ReLU": found for layer, found in fewer.items()},
+                **{f"{layer}, as active": of["ci95"] for layer, of in as_active.items()},
+            },
+            "contradicted: fewer stay",
+            "supported: more stay",
+        ).replace("not shown", "not supported: no more stay than in a ReLU that is as active")
+        if as_active["layer 1"]["ci95"][1] >= 0
+        else "supported in the first layer: more stay than in any ReLU",
+        "mechanism.json",
+    ]
+
+
+def replaced_winners_cost(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: LWTA's replaced winners, over seeds and by experiment."""
+    case = every["default"]
+    _, text = correlations(case, "changed silenced, layer {}")
+    saved = case["lwta_minus"]["kept"]["forgetting"]
+    return [
+        "LWTA forgets because Task 2 replaces Task 1's winners",
+        f"rank correlation of the share that Task 2 silences with forgetting: {text}; but LWTA's "
+        f"forgetting minus that with the winners kept from the switch on: {estimate(saved)}",
+        f"{pairs_in(case)}; {saved['n']}",
+        judge(
+            {"kept": saved["ci95"]},
+            "supported: keeping them saves",
+            "contradicted: keeping them costs more",
+        ).replace("not shown", "not supported: keeping them is not shown to save anything"),
+        "controls.png",
+    ]
+
+
+def competition_protects(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: LWTA against winners that never were learned."""
+    case = every["default"]
+    level = f"lost at {CONTROL_LEVEL}"
+    against_relu, against_lwta = (case[of]["fixed"][level] for of in ("relu_minus", "lwta_minus"))
+    lwta = case["relu_minus"]["lwta"][level]
+    ends = [case["models"][m]["measures"]["task 2"]["mean"] for m in (*PAIR, "fixed")]
+    return [
+        "What protects is competition that goes on while the network learns",
+        f"lost on Task 1 when Task 2 first reaches {CONTROL_LEVEL:.1%}: "
+        f"{against_relu['means'][0]:.3f} (ReLU), {lwta['means'][1]:.3f} (LWTA), "
+        f"{against_lwta['means'][1]:.3f} (winners of the untrained network, kept for good); ReLU "
+        f"minus LWTA {estimate(lwta)}, LWTA minus the last {estimate(against_lwta)}; Task 2 at the "
+        f"end: {', '.join(f'{end:.3f}' for end in ends)}",
+        f"{lwta['n']}; {against_lwta['n']}",
+        judge(
+            {"matched": against_lwta["ci95"]},
+            "contradicted: a network in which nothing competes forgets less, and learns Task 2 "
+            "a little less well",
+            "supported",
+        ),
+        "controls.png",
+    ]
+
+
+def representation_is_lost(every: Cases) -> list[str]:
+    """A row of `mechanism_claims`: what a refitted linear probe loses, beside forgetting."""
+    case = every["default"]
+    return [
+        "Task 1's representation is overwritten",
+        "forgetting "
+        + of_both(case, "forgetting")
+        + "; a linear probe on the last hidden layer, before training "
+        + of_both(case, "probe before")
+        + ", after Task 1 "
+        + of_both(case, "probe after Task 1")
+        + "; what the probe loses over Task 2: "
+        + of_both(case, "probe lost")
+        + "; with four layers: "
+        + of_both(every["four layers"], "probe lost"),
+        f"{pairs_in(case)}; {pairs_in(every['four layers'])}",
+        "not shown: the probe loses little, but it also finds most in the untrained network, so it "
+        "cannot tell",
+        "controls.png",
+    ]
+
+
+MECHANISM_CLAIMS = (
+    every_unit_responds,
+    task_1_drops_at_once,
+    units_are_divided,
+    deeper_layers_are_divided,
+    division_predicts_forgetting,
+    dropout_divides,
+    few_weights_change,
+    winners_stay,
+    replaced_winners_cost,
+    competition_protects,
+    representation_is_lost,
+)
+
+
 def mechanism_claims() -> str:
     """What competition is said to do inside the network, and what it does."""
     every = cases()
-    default, deep, still = (
-        every[name] for name in ("default", "four layers", "no decay, restarted")
-    )
-    lwta, difference = default["models"]["lwta"], default["relu_minus"]["lwta"]
-    shifted = default["models"]["shifted"]
+    head = ["claim", "measured, with 95 % intervals", "seeds", "verdict", "figure or file"]
+    rows: list[list[str]] = []
+    for claim in MECHANISM_CLAIMS:
+        found = claim(every)
+        rows += found if isinstance(found[0], list) else [found]
+    return markdown(head, rows)
+
+
+def seeds_of_the_mechanism() -> str:
+    """How many seeds of each case of the mechanism's study trained, and what failed."""
+    every, rows = cases(), []
+    for name, planned in CASES.items():
+        models = every[name]["models"] if name in every else {}
+        runs = [
+            f"{LABELS[model]} {of['measures']['forgetting']['n'] if of['measures'] else 0}"
+            for model, of in models.items()
+        ]
+        failed = [f"{LABELS[model]} {of['failed']}" for model, of in models.items() if of["failed"]]
+        rows.append([name, f"{planned.seeds}", ", ".join(runs) or "none yet", ", ".join(failed)])
+    return markdown(["case", "seeds planned", "trained", "failed, in no mean"], rows)
+
+
+def explain(base: dict[str, Any], rest: dict[str, Any], moved: dict[str, Any]) -> str:
+    """What an experiment says of an explanation: the difference, without it, and the change.
+
+    An explanation is refuted where the difference stands without what it names, and carries it
+    where taking that away moves the difference towards zero. Where none is shown there is nothing
+    to explain.
+    """
+    if not base["ci95"] or base["ci95"][0] <= 0 <= base["ci95"][1]:
+        return "nothing to explain on these seeds: no difference shown"
+    sign = 1 if base["mean"] > 0 else -1
+    stands = min(sign * bound for bound in rest["ci95"]) > 0
+    less = max(sign * bound for bound in moved["ci95"]) < 0
+    return {
+        (True, False): "not needed: the difference is there without it",
+        (True, True): "carries a part",
+        (False, True): "carries it: without it none is shown",
+        (False, False): "undecided",
+    }[stands, less]
+
+
+def explanations() -> str:
+    """Each explanation of the optimiser's effect, the experiment that could refute it, verdicts."""
+    every = cases()
     rows = []
 
-    def add(claim: str, measured: str, verdict: str, figure: str = "") -> None:
-        rows.append([claim, measured, verdict, figure])
+    def add(explanation: str, experiment: str, verdict: str, *found: dict[str, Any]) -> None:
+        cells = [f"{estimate(summary)}, n = {summary['n']}" for summary in found]
+        rows.append([explanation, experiment, *cells, verdict])
 
-    def information_chance(layer: int) -> str:
-        return f"information_chance, layer {layer}, after Task 2"
+    def add_case(explanation: str, name: str) -> None:
+        case = every[name]
+        base = every[case["change"]["against"]]["relu_minus"]["lwta"]["forgetting"]
+        rest, moved = case["relu_minus"]["lwta"]["forgetting"], case["change"]["relu minus lwta"]
+        verdict = explain(base, rest, moved)
+        add(explanation, f"{case['change']['against']}; {name}", verdict, base, rest, moved)
 
-    def divided(layer: int) -> str:
-        name = f"information, layer {layer}, after Task 2"
-        bounds = [1000 * bound for bound in difference[name]["ci95"]]
-        return of_both(default, name, ".1f", 1000) + f", difference {interval(bounds, 1, '+')}"
+    def conditions(group: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """A group's conditions that are compared with another: label, condition, the other."""
+        by_label = {row["label"]: row for row in study(group)["conditions"]}
+        for label_, row in by_label.items():
+            if "change" in row:
+                yield label_, row, by_label[row["change"]["against"]]
 
-    add(
-        "LWTA's units are divided between the tasks more than ReLU's",
-        "what a unit's gate tells about the task, after Task 2, of 1,000 millibits: "
-        + by_layer(divided)
-        + "; about other halves of the digits: "
-        + by_layer(lambda n: of_both(default, information_chance(n), ".1f", 1000)),
-        judge(
-            [difference[f"information, layer {n}, after Task 2"]["ci95"] for n in (1, 2)],
-            "contradicted: less",
-            "supported",
-        ),
-        "layers.png",
+    left_over = "the momentum left over at the switch: restart it"
+    for name, row, against in conditions("restart"):
+        found = pair_of(against)["difference"], pair_of(row)["difference"]
+        moved = row["change"]["difference"]["difference"]
+        add(left_over, name, explain(*found, moved), *found, moved)
+    add_case(left_over, "lr 0.02, momentum 0.95, restarted")
+    add_case(
+        "the size of Task 2's first steps: let its learning rate rise over two epochs",
+        "lr 0.02, momentum 0.95, ramp",
     )
-    deeper = {
-        f"layer {layer} of {case['config']['lwta']['depth']}": case["models"]["lwta"][
-            "deeper minus first"
-        ][f"information, layer {layer}, after Task 1"]
-        for case, layer in ((default, 2), (deep, 2), (deep, 3), (deep, 4))
-    }
-    add(
-        "Deeper LWTA layers are more divided than the first",
-        "millibits more than in the first layer, after Task 1: "
-        + "; ".join(
-            f"{name}: {1000 * found['mean']:+.1f} "
-            f"({interval([1000 * bound for bound in found['ci95']], 1, '+')})"
-            for name, found in deeper.items()
-        ),
-        judge([found["ci95"] for found in deeper.values()], "supported", "contradicted: less"),
-        "layers.png",
+    add_case(
+        "Task 2's step next to the edge: train Task 2 with a fifth of it",
+        "lr 0.05, momentum 0.95, Task 2 at lr 0.01",
     )
-    related = [
-        lwta["correlation with forgetting"][f"information, layer {n}, after Task 1"] for n in (1, 2)
-    ]
-    add(
-        "LWTA networks that are more divided after Task 1 forget less",
-        "correlation with forgetting over seeds: "
-        + by_layer(
-            lambda n: f"{related[n - 1]['r']:+.2f} ({interval(related[n - 1]['ci95'], 2, '+')})"
-        ),
-        judge([found["ci95"] for found in related], "contradicted: they forget more", "supported"),
-    )
-    untouched = {
-        model: [
-            still["models"][model]["measures"][f"weights untouched, layer {n}"]["mean"]
-            for n in (1, 2)
+    for name, row, against in conditions("effective-rate"):
+        if name.endswith("momentum 0.95"):
+            moved = row["change"]["difference"]["difference"]
+            low, high = moved["ci95"]
+            add(
+                "the effective step lr / (1 - m) alone: the same with the least and the most m",
+                f"{against['label'].partition(': ')[2]}; {name.partition(': ')[2]}",
+                "refuted: momentum moves the difference"
+                if low > 0 or high < 0
+                else "not refuted: no change shown",
+                *(pair_of(against)["difference"], pair_of(row)["difference"], moved),
+            )
+    edge = every["lr 0.05, momentum 0.95"]["models"]["lwta"]["correlation with forgetting"]
+    sharp = edge["sharpness of Task 2 at the switch"]
+    low, high = sharp["ci95"]
+    rows.append(
+        [
+            "sharpness at the switch: do sharper LWTA networks forget more?",
+            f"lr 0.05, momentum 0.95: rank correlation {sharp['r']:+.2f} "
+            f"({interval(sharp['ci95'], 2, '+')}), n = {sharp['n']}",
+            *("", "", ""),
+            "supported" if low > 0 else "contradicted" if high < 0 else "not shown",
         ]
-        for model in ("relu", "lwta")
-    }
-    add(
-        "Only a strict subset of LWTA's weights changes during Task 2, unlike ReLU's",
-        "weights with the same bits, without decay and with momentum restarted: "
-        + by_layer(lambda n: of_both(still, f"weights untouched, layer {n}", ".1%"))
-        + "; as published, share that holds 90 % of the squared change: "
-        + by_layer(lambda n: of_both(default, f"weights carrying, layer {n}", ".0%")),
-        "supported"
-        if min(untouched["lwta"]) > max(0.05, *untouched["relu"])
-        else "contradicted: nearly all change, in both"
-        if max(untouched["lwta"] + untouched["relu"]) < 0.05
-        else "not supported: no more stand still than in ReLU",
     )
-    add(
-        "Task 1's winners stay while Task 2 is learned",
-        "share of Task 1's active units that Task 2 silences, over its images: "
-        + by_layer(lambda n: of_both(default, f"changed silenced, layer {n}", ".0%"))
-        + "; in a ReLU network that is as active: "
-        + by_layer(lambda n: f"{shifted['measures'][f'changed silenced, layer {n}']['mean']:.0%}"),
-        judge(
-            [difference[f"changed silenced, layer {n}"]["ci95"] for n in (1, 2)],
-            "in part: more stay than in ReLU",
-            "contradicted: fewer stay than in ReLU",
-        ),
-    )
-    add(
-        "Task 1's representation is overwritten",
-        "forgetting "
-        + of_both(default, "forgetting")
-        + "; a linear probe on the last hidden layer, before training "
-        + of_both(default, "probe before")
-        + ", after Task 1 "
-        + of_both(default, "probe after Task 1")
-        + ", after Task 2 "
-        + of_both(default, "probe after Task 2"),
-        "not supported: what a linear probe finds hardly changes, and most of it is there untrained"
-        if all(
-            abs(of["measures"]["probe lost"]["mean"]) < of["measures"]["forgetting"]["mean"] / 4
-            for of in (default["models"][model] for model in ("relu", "lwta"))
-        )
-        else "supported",
-        "controls.png",
-    )
-    ran = ", ".join(
-        f"{name}: {case['seeds_run']} of {case['seeds_planned']}" for name, case in every.items()
-    )
-    table = markdown(["claim", "measured", "verdict", "figure"], rows)
-    return f"{table}\n\nSeeds that ran so far, of those planned: {ran}."
+    head = ["explanation, and what is done about it", "experiment", "ReLU minus LWTA before"]
+    return markdown([*head, "with that done", "change", "verdict"], rows)
+
+
+def overlaps() -> str:
+    """Overlap of the active sets of two images, after Task 2."""
+    rows = []
+    for name in ("default", "four layers"):
+        case = cases()[name]
+        for layer in range(1, case["config"]["lwta"]["depth"] + 1):
+            for model in PAIR:
+                found = case["models"][model]["measures"]
+                values = [
+                    found[f"overlap_{of}, layer {layer}, after Task 2"]
+                    for of in ("class", "task", "tasks", "chance")
+                ]
+                rows.append(
+                    [name, f"{layer}", LABELS[model]] + [estimate(value, "") for value in values]
+                )
+    head = ["overlap after Task 2", "layer", "network", "within a digit", "across a task's digits"]
+    return markdown([*head, "across tasks", "independent units"], rows)
 
 
 MATCHED = (0.8, 0.9, 0.925)
+
+
+def matched_estimate(minus: dict[str, Any], level: float) -> str:
+    """ReLU minus another network where Task 2 first reaches a level, if enough pairs get there."""
+    return estimate(minus[f"lost at {level}"]) if known(minus, level) else "too few get there"
 
 
 def matched() -> str:
@@ -821,11 +1352,8 @@ def matched() -> str:
         found = case["relu_minus"]["lwta"]
         if "change" in case or not found["forgetting"]["n"]:
             continue  # the experiments on the optimiser have a table of their own
-        cells = [name, f"{found['forgetting']['n']}"]
-        for key in [f"lost at {level}" for level in MATCHED] + ["forgetting"]:
-            few = key not in found or found[key]["n"] < 0.8 * found["forgetting"]["n"]
-            cells.append("too few get there" if few else estimate(found[key]))
-        rows.append(cells)
+        cells = [name, pairs_in(case), *(matched_estimate(found, level) for level in MATCHED)]
+        rows.append([*cells, estimate(found["forgetting"])])
     head = ["lost on Task 1, ReLU minus LWTA", "pairs"]
     return markdown(
         [*head, *(f"at {level:.1%} on Task 2" for level in MATCHED), "at the end"], rows
@@ -866,19 +1394,25 @@ def controls() -> str:
     every = cases()
     rows = []
     for name, model in (
-        *(("default", m) for m in ("relu", "lwta", "fixed", "random", "shifted")),
-        ("LWTA with 200 units", "lwta"),
+        *(("default", m) for m in ("relu", "lwta", "kept", "fixed", "random", "shifted")),
+        *((f"LWTA with {units} units", "lwta") for units in (304, 200)),
     ):
+        if name not in every:
+            continue  # no run yet
         found = every[name]["models"][model]["measures"]
-        cells = [LABELS[model] if name == "default" else name]
+        cells = [LABELS[model] if name == "default" else name, f"{found['forgetting']['n']}"]
         cells += [f"{found[f'activity, layer {n}, after Task 2']['mean']:.0%}" for n in (1, 2)]
         cells += [estimate(found["forgetting"], ""), f"{found['task 2']['mean']:.3f}"]
-        cells.append(
-            "" if model == "relu" else estimate(every[name]["relu_minus"][model]["forgetting"])
-        )
+        for of in ("relu_minus", "lwta_minus"):
+            minus = every[name][of].get(model)
+            cells.append(estimate(minus["forgetting"]) if minus else "")
+            cells.append(matched_estimate(minus, CONTROL_LEVEL) if minus else "")
         rows.append(cells)
-    head = ["network", "active in layer 1", "in layer 2", "forgetting", "Task 2 at the end"]
-    return markdown([*head, "ReLU minus it, paired"], rows)
+    head = ["network", "seeds", "active in layer 1", "in layer 2", "forgetting"]
+    head += ["Task 2 at the end"]
+    for relative in ("ReLU's", "LWTA's"):
+        head += [f"{relative} forgetting minus its", f"at {CONTROL_LEVEL:.1%} on Task 2"]
+    return markdown(head, rows)
 
 
 def data_movement() -> str:
@@ -915,19 +1449,24 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "claims": claims,
         "visual_claims": visual_claims,
         "study_claims": study_claims,
+        "mechanism_claims": mechanism_claims,
         "paper": paper,
         "open_questions": open_questions,
         "data_movement": data_movement,
         "data_movement_tables": data_movement_tables,
         "scale": scale,
         "benchmark": benchmark,
+        "peers": peers,
     },
     "study/README.md": {
         "findings": findings,
         "matched": matched,
         "mechanism_claims": mechanism_claims,
+        "overlaps": overlaps,
+        "explanations": explanations,
         "optimiser_experiments": optimiser_experiments,
         "controls": controls,
+        "seeds_of_the_mechanism": seeds_of_the_mechanism,
     },
 }
 
@@ -945,8 +1484,13 @@ def fill(page: str, text: str) -> str:
     return text
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Rewrite the pages; the exit status."""
+    parser = OneLineParser(
+        description=f"Make the tables of {' and '.join(PAGES)} anew, from the files in study/.",
+        allow_abbrev=False,
+    )
+    parser.parse_args(arguments)
     for page in PAGES:
         path = ROOT / page
         write_atomically(path, fill(page, path.read_text(encoding="utf-8")).encode())

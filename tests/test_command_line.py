@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -407,6 +408,22 @@ def test_jobs_change_nothing_but_the_time(activations: str, seeds: int) -> None:
         assert alone[part] == beside[part]
 
 
+def test_the_commit_says_whether_a_script_was_changed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compete_to_compute, "__file__", str(here / "script.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(here.parent))
+    assert compete_to_compute.git_commit() is None
+    (here / "script.py").write_text("first")
+    person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], [*person, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", *arguments], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", compete_to_compute.git_commit() or "")
+    (here / "results.json").write_text("an output is no change")
+    (here / "script.py").write_text("second")
+    assert re.fullmatch("[0-9a-f]{12}-dirty", compete_to_compute.git_commit() or "")
+
+
 # --- What is printed ---
 
 
@@ -429,6 +446,11 @@ def test_report_fits_80_columns(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 10
     assert [line for line in lines if len(line) > 80] == []
+
+
+def test_a_sweep_without_standard_error_is_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in a service, or under pythonw
+    assert main(f"{SMALLEST} --n-seeds 2 --jobs 1".split()) == 0
 
 
 def test_one_seed_gives_its_table_and_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -460,6 +482,33 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     named = {*re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)}
     assert {flag(item.name) for item in fields(Config)} <= named
     assert {"--seed", "--n-seeds", "--activations", "--jobs", "--data-dir", "--out"} <= named
+
+
+SCRIPTS = sorted(
+    path.stem
+    for path in SCRIPT.parent.glob("*.py")
+    if "run_script(main)" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_every_script_fits_80_columns_and_does_nothing_else(
+    script: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module, "write_atomically", None, raising=False)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: ")
+    assert [line for line in lines if len(line) > 80] == []
+    assert "None" not in " ".join(lines)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--no-such-option"])
+    assert stop.value.code == 2
+    assert contents(here) == {}
 
 
 def test_help_gives_every_default(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,32 @@ def test_the_switch_line_stands_where_task_1_was_last_tested(saved: Path) -> Non
     plt.close(figure)
 
 
+def test_the_bars_are_task_1_before_and_after_the_later_training(saved: Path) -> None:
+    snapshots = visualize.load_snapshots(saved / "s.npz")
+    figure = visualize.forgetting_bar(snapshots)
+    bars = [bar.get_height() for bar in figure.axes[0].patches]
+    expected = []
+    for model in ("relu", "lwta"):
+        accuracy = snapshots.of(model, "accuracy")[:, 0]
+        expected += [accuracy[2], accuracy[4]]  # two epochs a task
+    assert bars == expected
+    assert len({*expected}) > 2
+    plt.close(figure)
+
+
+def test_the_use_of_a_unit_goes_up_for_task_1_and_down_for_the_last(saved: Path) -> None:
+    snapshots = visualize.load_snapshots(saved / "s.npz")
+    figure = visualize.winner_frequency(snapshots)
+    for axes, (layer, model) in zip(
+        figure.axes, [(n, m) for n in (0, 1) for m in ("relu", "lwta")], strict=True
+    ):
+        first, last = snapshots.of(model, "active")[-1, layer]
+        up, down = (shape.get_paths()[0].vertices[:, 1] for shape in axes.collections)
+        assert (up.min(), up.max()) == (0, pytest.approx(first.max()))
+        assert (down.min(), down.max()) == (pytest.approx(-last.max()), 0)
+    plt.close(figure)
+
+
 def test_the_animation_has_a_frame_per_evaluation_and_stays_small(
     saved: Path, tmp_path: Path
 ) -> None:

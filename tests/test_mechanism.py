@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import study_mechanism as mechanism
 from compete_to_compute import (
@@ -102,6 +103,20 @@ def test_fixed_winners_are_those_of_the_initial_weights_however_long_it_trains(
     lwta = mechanism.train_observed(mechanism.Case(SMALL), "lwta", 0, None).record
     assert lwta["layers"][0] == untrained
     assert lwta["layers"][2] != untrained
+
+
+def test_winners_kept_at_the_switch_compete_until_then_and_never_after(mnist: Mnist) -> None:
+    kept, lwta = (
+        mechanism.train_observed(mechanism.Case(SMALL), model, 0, None).record
+        for model in ("kept", "lwta")
+    )
+    assert kept["accuracy_matrix"][:2] == lwta["accuracy_matrix"][:2]
+    assert kept["accuracy_matrix"][2] != lwta["accuracy_matrix"][2]
+    assert kept["layers"][:2] == lwta["layers"][:2]
+    assert kept["layers"][2] == kept["layers"][1], "Task 2 moved no winner"
+    for name in ("before", "after Task 1"):
+        assert kept["probe"][name] == lwta["probe"][name], "measured with the winners of that time"
+    assert kept["switch"] == lwta["switch"]
 
 
 DIGITS = np.arange(600) % 10
@@ -236,16 +251,17 @@ def test_a_change_is_taken_over_the_seeds_that_both_cases_have() -> None:
     )
 
 
-def test_correlation_with_its_interval() -> None:
-    # r = .5 from 40 pairs: tanh(atanh(.5) +- 1.96 / sqrt(37)) = .2233 to .7022.
+def test_the_correlation_is_spearman_s_and_its_interval_that_of_ranks() -> None:
     rng = np.random.default_rng(0)
-    x, y = np.linalg.qr(rng.standard_normal((40, 3)))[0][:, :2].T
-    x, y = x - x.mean(), y - y.mean()
-    y = y - x * (x @ y) / (x @ x)
-    y = 0.5 * x / np.linalg.norm(x) + np.sqrt(0.75) * y / np.linalg.norm(y)
+    x = rng.integers(0, 20, 40).astype(float)  # with ties
+    y = x + rng.normal(0, 8, 40)
+    y[0] = 1e6
     found = mechanism.correlation(x, y)
-    assert found["r"] == pytest.approx(0.5)
-    assert found["ci95"] == pytest.approx([0.2233, 0.7022], abs=1e-4)
+    assert found["r"] == pytest.approx(spearmanr(x, y).statistic)
+    half = 1.959964 * np.sqrt((1 + found["r"] ** 2 / 2) / 37)
+    bounds = np.arctanh(found["r"]) + np.array([-half, half])
+    assert np.arctanh(found["ci95"]) == pytest.approx(bounds)
+    assert mechanism.correlation(x, x)["r"] == pytest.approx(1)
 
 
 def test_cases_resume_and_end_in_results_and_figures(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,7 @@ def test_sklearn_learns_task_1_as_well_as_we_do(mnist: Mnist) -> None:
     assert found[3, 1] == 0  # no mask: it has seen no digit of Task 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell a process's memory")
 def test_missing_library_is_skipped_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,4 +102,30 @@ def test_missing_library_is_skipped_and_said(
     monkeypatch.setattr(write_readme_tables, "study", lambda name: report)
     table = write_readme_tables.peers()
     assert "JAX was skipped: jax is not installed." in table
-    assert f"| {peers.OURS} |" in table
+    assert re.search(rf"\| {peers.OURS} \| \d+\.\d\d s, 1\.00 \(1\.00 to 1\.00\) \|", table)
+    assert re.search(rf"\| {peers.FLOOR} \| \d+\.\d\d / - / - \|", table)
+    assert "Ours is behind nowhere" in table
+    relu = case["libraries"]["JAX"] = {"relu": {"train_s": peers.spread([1.0])}}
+    relu["relu"]["over_ours"] = peers.spread([0.5, 0.9, 1.1])
+    behind = "Ours is behind: JAX, ReLU training, default, 1 seed, 1 thread: 0.90 (0.50 to 1.10)."
+    assert behind in write_readme_tables.peers()
+    del report["peers"]
+    assert write_readme_tables.peers() == "Not measured yet: `python3 peers.py` does it."
+
+
+def test_two_processes_share_the_seeds_or_the_models_of_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls = []
+
+    def record(library: str, size: str, *share: object) -> dict[str, float]:
+        calls.append(share[:3])
+        return {"peak_mb": float(share[2][0])}
+
+    monkeypatch.setattr(peers, "run_library", record)
+    found = peers.run_side_by_side("JAX", "default", [0, 1, 2], [4, 5], str(tmp_path))
+    assert found["peak_mb"] == 5
+    assert sorted(calls, key=str) == [(peers.MODELS, [0, 2], [4]), (peers.MODELS, [1], [5])]
+    calls.clear()
+    peers.run_side_by_side("JAX", "default", [7], [4, 5], str(tmp_path))
+    assert sorted(calls, key=str) == [(("lwta",), [7], [5]), (("relu",), [7], [4])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -667,12 +668,18 @@ def test_input_dropout_changes_no_draw_of_hidden_dropout(
         np.testing.assert_array_equal(alone, beside)
 
 
-def test_an_activation_of_one_s_own_takes_a_few_lines_and_trains(mnist: Mnist) -> None:
-    def leaky(z: np.ndarray, gate: np.ndarray, k: int) -> None:
-        gate[:] = np.where(z > 0, 1, 0.1)
-        z *= gate
-
-    config = replace(TINY, epochs=6)
-    record = ctc.train_model(config, Activation("leaky", "leaky ReLU", leaky, 400), 0, mnist).record
-    assert record["status"] == "ok"
-    assert record["accuracy_matrix"][2][1] > 0.7
+def test_the_activation_of_contributing_md_is_under_ten_lines_and_trains(
+    mnist: Mnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = Path(ctc.__file__).with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(lines.splitlines()) < 10
+    monkeypatch.setattr(ctc, "ACTIVATIONS", dict(ACTIVATIONS))
+    exec(lines, vars(ctc).copy())  # as if it stood in the file
+    monkeypatch.chdir(tmp_path)
+    small = "--hidden 32 --train-per-class 30 --test-per-task 100 --epochs 6 --batch 32"
+    assert ctc.main([*small.split(), "--activations", "relu", "leaky"]) == 0
+    rows = json.loads(Path("results.json").read_text())["per_seed"]
+    assert [(row["model"], row["status"]) for row in rows] == [("relu", "ok"), ("leaky", "ok")]
+    assert rows[1]["accuracy_matrix"][2][1] > 0.7
+    assert rows[0]["accuracy_matrix"] != rows[1]["accuracy_matrix"]

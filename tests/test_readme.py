@@ -36,6 +36,7 @@ def test_every_study_file_is_strict_json_with_its_origin(path: object) -> None:
     assert found["schema"] == 1
     assert found["environment"]["git_commit"]
     assert found.get("command", "--out study/ten_seeds.json") in README
+    assert found.get("peers", {}).get("command", "") in README
 
 
 @pytest.mark.parametrize("page", PAGES)

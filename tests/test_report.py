@@ -151,7 +151,13 @@ def test_the_numbers_are_those_of_the_terminal_report(
     assert len(headline) == 4
     assert {"".join(line.split()) for line in headline} <= rows
     verdict = re.search(r"Verdict: (.*)\.", printed)[1]
-    assert f"ReLU against LWTA: {verdict}." in page.text("p")
+    relu, lwta = re.search(r"Forgetting +(\d\.\d{3}) +(\d\.\d{3})", printed).groups()
+    paragraphs = page.text("p")
+    assert paragraphs[1:3] == [
+        f"At seed 0, ReLU forgets {relu}, LWTA forgets {lwta}.",
+        f"Over all seeds, ReLU against LWTA: {verdict}.",
+    ]
+    assert f"ReLU against LWTA: {verdict}." in paragraphs
     assert re.search(r"sign test (p = \d\.\d{3})", printed)[1] in cells
     for number in re.findall(r"difference (\S+), 95 % interval (.+)", printed)[0]:
         assert number in cells
@@ -191,6 +197,8 @@ def test_the_headline_of_the_snapshots_is_that_of_the_results(saved: Path) -> No
     for record, row in zip(records, rows, strict=True):
         for name in ("accuracy_matrix", "forgetting", "average_accuracy"):
             assert record[name] == row[name]
+    rows[1]["accuracy_matrix"][2][0] += 0.5  # one model of another run is enough
+    assert report.matching_rows(snapshots, results, records) is None
 
 
 def test_results_of_another_run_are_said_to_be_so(
@@ -204,6 +212,7 @@ def test_results_of_another_run_are_said_to_be_so(
     paragraphs = Page(write(tmp_path, tmp_path / "out")).text("p")
     assert any("of another run" in text for text in paragraphs)
     assert "These seeds were run with other settings: --momentum 0.5." in paragraphs
+    assert not any("Over all seeds" in text for text in paragraphs)
 
 
 def test_a_failed_run_is_named_beside_its_numbers(
@@ -215,7 +224,9 @@ def test_a_failed_run_is_named_beside_its_numbers(
     (tmp_path / "r.json").write_text(json.dumps(results))
     shutil.copy(saved / "s.npz", tmp_path)
     text = write(tmp_path, tmp_path / "out")
-    assert "ReLU untrained: accuracy <b>low</b> & flat." in Page(text).text("p")
+    paragraphs = Page(text).text("p")
+    assert "ReLU untrained: accuracy <b>low</b> & flat." in paragraphs
+    assert paragraphs[1].startswith("At seed 0, LWTA forgets ")
     assert "<b>" not in text
 
 

@@ -40,9 +40,16 @@ def test_a_sweep_killed_twenty_times_ends_like_an_undisturbed_one(tmp_path: Path
     journal = killed / "r.json.journal"
     moments = random.Random(0)
     kills, sizes = 0, set()
+
+    def finished() -> int:
+        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
     while kills < 20:
+        enough = finished() + moments.randrange(40)
         process = subprocess.Popen(command)
-        time.sleep(moments.uniform(0.1, 1.2))
+        time.sleep(moments.uniform(0, 0.3))
+        while process.poll() is None and finished() < enough:
+            time.sleep(0.002)
         if process.poll() is None:
             process.kill()  # kill -9 on POSIX
             process.wait()
