@@ -830,11 +830,11 @@ def change(
 
 
 def moved_information(
-    records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
+    records: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], model: str
 ) -> dict[str, dict[str, Any]]:
-    """What an experiment changes, seed by seed, in LWTA's segregation at each layer and moment."""
+    """What an experiment changes, seed by seed, in a model's segregation by layer and moment."""
     here, there = (
-        {seed: scalars(r) for seed, r in trained(of, "lwta").items()} for of in (records, base)
+        {seed: scalars(r) for seed, r in trained(of, model).items()} for of in (records, base)
     )
     both = sorted(here.keys() & there.keys())
     return {
@@ -1140,7 +1140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows[-1]["change"] = {
                     "against": case.against,
                     **change(records, base),
-                    "information": moved_information(records, base),
+                    "information": {m: moved_information(records, base, m) for m in PAIR},
                 }
     result = {
         "schema": SCHEMA,

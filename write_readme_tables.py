@@ -1042,27 +1042,28 @@ def division_predicts_forgetting(every: Cases) -> list[str]:
 
 def dropout_divides(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: what dropout does to segregation after Task 1."""
-    name, claim = (
-        "lr 0.02, dropout 0.5",
-        "Dropout makes LWTA's blocks specialise earlier, in Task 1",
-    )
-    if name not in every:
-        return [claim, "no run yet", "0", "", "mechanism.json"]
+    name = "lr 0.02, dropout 0.5"
+    moved = every[name]["change"]["information"]
     found = {
-        f"layer {n}": every[name]["change"]["information"][f"information, layer {n}, after Task 1"]
-        for n in (1, 2)
+        model: {f"layer {n}": moved[model][f"information, layer {n}, after Task 1"] for n in (1, 2)}
+        for model in PAIR
     }
+    texts = [
+        f"{LABELS[model]}, {layer}: {1000 * of['mean']:+.1f} "
+        f"({interval([1000 * bound for bound in of['ci95']], 1, '+')})"
+        for model in reversed(PAIR)
+        for layer, of in found[model].items()
+    ]
+    relu_too = all(of["ci95"][0] > 0 for of in found["relu"].values())
     return [
-        claim,
+        "Dropout makes LWTA's blocks specialise earlier, in Task 1",
         "millibits a unit's gate tells about the task after Task 1, dropout 0.5 minus none: "
-        + "; ".join(
-            f"{layer}: {1000 * of['mean']:+.1f} "
-            f"({interval([1000 * bound for bound in of['ci95']], 1, '+')})"
-            for layer, of in found.items()
-        ),
-        f"{found['layer 1']['n']} of {every[name]['seeds_planned']}",
+        + "; ".join(texts),
+        f"{found['lwta']['layer 1']['n']} of {every[name]['seeds_planned']}",
         judge(
-            {layer: of["ci95"] for layer, of in found.items()}, "supported", "contradicted: less"
+            {layer: of["ci95"] for layer, of in found["lwta"].items()},
+            "supported" + ("; it does so to ReLU's units too" if relu_too else ""),
+            "contradicted: less",
         ),
         "mechanism.json",
     ]
