@@ -1277,9 +1277,18 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument(
         "--jobs", type=int, default=None, metavar="N", help="default: the cores, up to 4"
     )
-    parser.add_argument("--data-dir", default=None, metavar="DIR", help="the four MNIST files")
     parser.add_argument(
-        "--out", type=Path, default=Path("study/data_movement.json"), metavar="FILE"
+        "--data-dir",
+        default=None,
+        metavar="DIR",
+        help="the four MNIST files (default: $MNIST_DIR, else the cache)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("study/data_movement.json"),
+        metavar="FILE",
+        help="results, with a figure beside them (default study/data_movement.json)",
     )
     return parser
 

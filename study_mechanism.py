@@ -1111,7 +1111,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--n-seeds", type=int, default=None, help="at most so many seeds (default: as planned)"
     )
     parser.add_argument("--jobs", type=int, default=None, help="side by side (default: the cores)")
-    parser.add_argument("--data-dir", default=None, help="folder of the four MNIST files")
+    parser.add_argument(
+        "--data-dir",
+        default=None,
+        help="the four MNIST files (default: $MNIST_DIR, else the cache)",
+    )
     parser.add_argument(
         "--finished-only",
         action="store_true",
