@@ -378,8 +378,9 @@ STUDY_FIGURES = {
     ),
     "matching_rule.png": (
         "What is lost on Task 1 by the time Task 2 is known equally well.",
-        "Curves of what ReLU and LWTA have lost on Task 1 against their Task 2 accuracy (above) "
-        "and of both accuracies against updates (below), a column per configuration.",
+        "Task 1 accuracy against Task 2 accuracy for every seed (above), what ReLU has lost minus "
+        "what LWTA has at equal Task 2 accuracy (middle), and both accuracies against updates "
+        "(below), a column per configuration.",
     ),
     "layers.png": (
         "How differently the two tasks use each layer, before and after training.",
@@ -387,17 +388,29 @@ STUDY_FIGURES = {
         "mean gap, overlap of active sets; crosses are what chance gives.",
     ),
     "controls.png": (
-        "What is lost, the features or the head: forgetting beside what a refitted probe loses.",
-        "Forgetting and the loss of a refitted linear probe, each with its 95 % interval, a row "
-        "for LWTA, ReLU and each control.",
+        "What is lost on Task 1, by networks that have a part of competition.",
+        "Forgetting, the loss at equal Task 2 accuracy and the loss of a refitted linear probe, "
+        "each with its 95 % interval, a row for LWTA, ReLU and each control.",
     ),
     "explanations.png": (
         "Why the optimiser matters: each experiment takes one explanation away.",
-        "Forgetting of ReLU minus LWTA with its 95 % interval, a row per experiment.",
+        "Forgetting of ReLU minus LWTA with its 95 % interval: in the case itself, in the "
+        "experiment, and the change, a group of rows per experiment.",
+    ),
+    "reach.png": (
+        "How far Task 2 reaches into what Task 1 uses.",
+        "Shares of weights that Task 2 leaves alone and of Task 1's active units that it "
+        "silences, by layer, for ReLU and LWTA.",
+    ),
+    "paper.png": (
+        "Which learning rate and momentum come close to the paper's errors.",
+        "Task 1 test error after Task 2 over a grid of learning rates and momenta, for ReLU, LWTA "
+        "and sigmoid, beside the paper's figures, at two and three layers.",
     ),
     "data_movement.png": (
-        "How much memory traffic training costs each network.",
-        "Measured memory traffic of training for ReLU and LWTA.",
+        "How much memory traffic a forward pass and an update cost each network.",
+        "ByteDMD cost of one image by phase for ReLU and LWTA, dense and with silent units or "
+        "zero pixels skipped.",
     ),
 }
 TABLE_NAMES = {

@@ -1092,11 +1092,49 @@ def explanations_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     return figure
 
 
+def reach_figure(cases: dict[str, dict[str, Any]]) -> Figure:
+    """How far Task 2 reaches: weights it leaves alone, and active units of Task 1 it silences."""
+    panels = (
+        ("no decay, restarted", "weights untouched, layer {}", "weights Task 2 leaves alone"),
+        ("lr 0.05, momentum 0", "weights untouched, layer {}", "weights Task 2 leaves alone"),
+        ("default", "changed silenced, layer {}", "Task 1's active units silenced"),
+    )
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(11, 3.6), layout="constrained")
+    for axes, (name, measure, text) in zip(all_axes, panels, strict=True):
+        if name not in cases:
+            continue  # no run yet
+        models = [model for model in ("relu", "lwta", "shifted") if model in cases[name]["models"]]
+        for place, model in enumerate(models):
+            found = [cases[name]["models"][model]["measures"][measure.format(n)] for n in (1, 2)]
+            axes.errorbar(
+                [n + 0.1 * place for n in (1, 2)],
+                [of["mean"] for of in found],
+                yerr=np.transpose([bounds(of) for of in found]),
+                color=colour(model),
+                marker="o",
+                linestyle="",
+                capsize=3,
+                label=LABELS[model],
+            )
+        axes.set(title=name, xlabel="hidden layer", ylabel=f"share of {text}", xlim=(0.7, 2.6))
+        axes.set_xticks([1, 2])
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.2)
+    figure.legend(
+        *all_axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
+    )
+    figure.suptitle(
+        "How far Task 2 reaches into what Task 1 uses; mean and 95 % interval", fontsize=10
+    )
+    return figure
+
+
 FIGURES = {
     "matching_rule.png": matching_figure,
     "layers.png": layers_figure,
     "controls.png": controls_figure,
     "explanations.png": explanations_figure,
+    "reach.png": reach_figure,
 }
 
 

@@ -887,6 +887,8 @@ def paper_figure(result: dict[str, Any]) -> Figure:
                 capsize=3,
                 label=label(model),
             )
+            alone = [(place + shift, 100 * (1 - k["mean"])) for place, k in there if k["n"] == 1]
+            axes.plot(*np.reshape(alone, (-1, 2)).T, "o", color="white", markersize=3, zorder=3)
             for place, row in enumerate(rows):
                 totals = row["aggregate"]["models"][model]
                 failed = totals["diverged"] + totals["untrained"]
@@ -910,8 +912,8 @@ def paper_figure(result: dict[str, Any]) -> Figure:
     )
     figure.suptitle(
         "The paper's protocol: which learning rate and momentum come close to its errors?\n"
-        f"Mean and standard deviation over the seeds run, {fewest} to {most}; crosses: runs that "
-        "failed; bands: the paper's own",
+        f"Mean and standard deviation over the seeds run, {fewest} to {most}; hollow: a single "
+        "seed; crosses: runs that failed; bands: the paper's own",
         fontsize=10,
     )
     return figure

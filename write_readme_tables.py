@@ -257,7 +257,9 @@ def claims() -> str:
         [
             "LWTA's first-layer fields are more localised",
             f"spread of the change {spread['relu']['mean']:.2f} (ReLU), "
-            f"{spread['lwta']['mean']:.2f} (LWTA) pixels",
+            f"{spread['lwta']['mean']:.2f} (LWTA) pixels, difference "
+            f"{interval(spread['relu_minus_lwta']['ci95'], 2, '+')}, {seen['n']} seeds "
+            "(viz/W1_relu.png, viz/W1_lwta.png)",
             say("change_spread", "not supported: less localised", "supported", "not supported"),
         ],
         [
@@ -1097,7 +1099,7 @@ def few_weights_change(every: Cases) -> list[str]:
             "not supported: fewer stand still than in ReLU",
             "supported: more stand still than in ReLU",
         ).replace("not shown", "not supported: some of ReLU's stand still too"),
-        "mechanism.json",
+        "reach.png",
     ]
 
 
@@ -1126,7 +1128,7 @@ def winners_stay(every: Cases) -> list[str]:
         ).replace("not shown", "not supported: no more stay than in a ReLU that is as active")
         if as_active["layer 1"]["ci95"][1] >= 0
         else "supported in the first layer: more stay than in any ReLU",
-        "mechanism.json",
+        "reach.png",
     ]
 
 
