@@ -343,10 +343,12 @@ def benchmark() -> str:
 
 def times_ours(seconds: dict[str, float], ratio: dict[str, float]) -> str:
     """Median seconds, and the ratio to ours with its spread."""
-    return (
-        f"{seconds['median']:.2f} s, {ratio['median']:.2f} "
-        f"({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
-    )
+    return f"{seconds['median']:.2f} s, {ratio_range(ratio)}"
+
+
+def ratio_range(ratio: dict[str, float]) -> str:
+    """A median with the lowest and the highest."""
+    return f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
 
 
 def case_name(case: dict[str, Any]) -> str:
@@ -355,9 +357,67 @@ def case_name(case: dict[str, Any]) -> str:
     return ", ".join([case["size"], *(f"{n} {what}{'s' * (n > 1)}" for n, what in counts)])
 
 
-def ours(library: str) -> bool:
-    """Whether a row of peers.py is of this project."""
-    return library.startswith("compete_to_compute")
+def others(case: dict[str, Any]) -> dict[str, Any]:
+    """What a case of peers.py found for each library but our own."""
+    found = case["libraries"].items()
+    return {name: what for name, what in found if not name.startswith("compete_to_compute")}
+
+
+PEER_TIMES = ("ReLU training", "LWTA training", "whole process")
+
+
+def peer_times(found: dict[str, Any]) -> dict[str, tuple[dict[str, float], dict[str, float]]]:
+    """Seconds and ratio to ours of each of `PEER_TIMES` that was measured."""
+    times = {
+        f"{label(m)} training": (found[m]["train_s"], found[m]["over_ours"])
+        for m in ("relu", "lwta")
+        if m in found
+    }
+    if "process_s" in found:
+        times["whole process"] = (found["process_s"], found["process_over_ours"])
+    return times
+
+
+def peers_ahead(cases: list[dict[str, Any]]) -> list[str]:
+    """Where another library takes less time than ours, and whether in every round."""
+    behind: dict[bool, list[str]] = {True: [], False: []}  # by whether it was so in every round
+    for case in cases:
+        for name, found in others(case).items():
+            if name.startswith("matrix products"):
+                continue
+            for what, (_, ratio) in peer_times(found).items():
+                if ratio["median"] < 1:
+                    place = f"{name}, {what}, {case_name(case)}: {ratio_range(ratio)}"
+                    behind[ratio["highest"] < 1].append(place)
+    sentences = [
+        f"Ours is behind {how}: {'; '.join(behind[always])}."
+        for always, how in ((True, "in every round"), (False, "in the median, not in every round"))
+        if behind[always]
+    ] or ["Ours is behind nowhere in this table, the matrix products apart."]
+    if not any("whole process" in place for places in behind.values() for place in places):
+        sentences.append("No whole process of another library is quicker than ours.")
+    return sentences
+
+
+def peer_block(case: dict[str, Any]) -> str:
+    """Everything that a case of peers.py measured, a row a library."""
+    rows = []
+    for name, found in case["libraries"].items():
+        times = peer_times(found)
+        training, whole = [
+            [times_ours(*times[what]) if what in times else "" for what in part]
+            for part in (PEER_TIMES[:2], PEER_TIMES[2:])
+        ]
+        warm_up = found.get("warm_up_s")
+        first = f"{warm_up['median']:.1f} s, at most {warm_up['highest']:.1f}" if warm_up else ""
+        memory = f"{found['peak_mb']['median']:.0f} MB" if "peak_mb" in found else ""
+        rows.append([name, *training, first, *whole, memory])
+    head = ["library", *PEER_TIMES[:2], "warm-up", PEER_TIMES[2], "memory"]
+    rounds = f"median of {case['rounds']} round{'s' * (case['rounds'] > 1)}"
+    return (
+        f"**{case_name(case)}, {EPOCHS[case['size']]}** ({rounds}; times ours, lowest and "
+        f"highest)\n\n{markdown(head, rows)}"
+    )
 
 
 def peers() -> str:
@@ -366,64 +426,19 @@ def peers() -> str:
     if not data:
         return "Not measured yet: `python3 peers.py` does it."
     cases = list(data["cases"].values())
-    most = max((case["libraries"] for case in cases), key=len)
-    ratios: dict[str, dict[str, str]] = {name: {} for name in most if not ours(name)}
-    behind: list[str] = []
+    ratios: dict[str, dict[str, str]] = {name: {} for name in max(map(others, cases), key=len)}
     differences: dict[str, float] = {}
-    blocks = []
     for case in cases:
-        here, rows = case_name(case), []
-        for name, found in case["libraries"].items():
-            times = {
-                f"{label(m)} training": (found[m]["train_s"], found[m]["over_ours"])
-                for m in ("relu", "lwta")
-                if m in found
-            }
-            if "process_s" in found:
-                times["whole process"] = (found["process_s"], found["process_over_ours"])
-            if not ours(name):
-                ratios[name][here] = " / ".join(
-                    f"{times[what][1]['median']:.2f}" if what in times else "-"
-                    for what in ("ReLU training", "LWTA training", "whole process")
-                )
-            if not ours(name) and not name.startswith("matrix products"):
-                behind += [
-                    f"{name}, {what}, {here}: {ratio['median']:.2f} "
-                    f"({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
-                    for what, (_, ratio) in times.items()
-                    if ratio["median"] < 1
-                ]
-            cells = [name]
-            for what in ("ReLU training", "LWTA training"):
-                cells.append(times_ours(*times[what]) if what in times else "")
-            warm_up = found.get("warm_up_s")
-            cells.append(
-                f"{warm_up['median']:.1f} s, at most {warm_up['highest']:.1f}" if warm_up else ""
+        for name, found in others(case).items():
+            times = peer_times(found)
+            ratios[name][case_name(case)] = " / ".join(
+                f"{times[what][1]['median']:.2f}" if what in times else "-" for what in PEER_TIMES
             )
-            whole = "whole process" in times
-            cells.append(times_ours(*times["whole process"]) if whole else "")
-            cells.append(f"{found['peak_mb']['median']:.0f} MB" if whole else "")
-            rows.append(cells)
             for trained in (found.get(m, {}) for m in ("relu", "lwta")):
                 if "task1_difference" in trained:
                     largest = max(differences.get(name, 0), trained["task1_difference"])
                     differences[name] = largest
-        head = ["library", "ReLU training", "LWTA training", "warm-up", "whole process", "memory"]
-        many = case["rounds"] > 1
-        blocks.append(
-            f"**{here}, {EPOCHS[case['size']]}** (median of {case['rounds']} round{'s' * many}; "
-            "times ours, lowest and highest)\n\n" + markdown(head, rows)
-        )
     names = [case_name(case) for case in cases]
-    summary = markdown(
-        ["times ours", *names],
-        [[name, *(found.get(here, "") for here in names)] for name, found in ratios.items()],
-    )
-    ahead = "Ours is behind nowhere in this table, the matrix products apart."
-    if behind:
-        ahead = f"Ours is behind: {'; '.join(behind)}."
-        if not any("whole process" in place for place in behind):
-            ahead += " No whole process of another library is quicker than ours."
     machine = data["environment"]
     notes = [
         "Largest difference of a Task 1 test accuracy from ours, after any epoch of Task 1: "
@@ -438,11 +453,14 @@ def peers() -> str:
     ]
     return "\n\n".join(
         [
-            summary,
-            "Medians, as multiples of ours: ReLU training / LWTA training / whole process. "
-            + ahead,
+            markdown(
+                ["times ours", *names],
+                [[name, *(found.get(n, "") for n in names)] for name, found in ratios.items()],
+            ),
+            f"Medians, as multiples of ours: {' / '.join(PEER_TIMES)}.",
+            *peers_ahead(cases),
             "<details><summary>Seconds, spread, warm-up and memory of each</summary>",
-            *blocks,
+            *map(peer_block, cases),
             "</details>",
             "\n".join(f"- {note}" for note in notes),
         ]
