@@ -41,6 +41,7 @@ from compete_to_compute import (
     InputError,
     OneLineParser,
     Run,
+    Stopped,
     available_cores,
     check_writable,
     environment,
@@ -50,7 +51,7 @@ from compete_to_compute import (
     run_script,
     to_json,
     train_model,
-    write_atomically,
+    write_or_stop,
 )
 
 SIZES = {"default": Config(), "1024x3": Config(hidden=1024, depth=3, epochs=1)}
@@ -207,7 +208,8 @@ def run_process(
         env={**os.environ, **(variables or {})},
     )
     if answer.returncode:
-        raise InputError(f"{' '.join(arguments)} failed:\n{answer.stderr}")
+        said = answer.stderr.strip().splitlines() or ["nothing was said"]
+        raise Stopped(f"{' '.join(arguments)} failed: {said[-1]}")
     elapsed, peak = answer.stdout.split()
     return float(elapsed), float(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
@@ -293,6 +295,18 @@ def measure_sweeps() -> dict[str, Any]:
     return results
 
 
+def measure_units() -> dict[str, Any]:
+    """Seconds of one model, as a sweep trains it, and how many a core trains in an hour."""
+    mnist, units = load_mnist(), {}
+    for name, config in {"default": Config(), "1024x3": Config(hidden=1024, depth=3)}.items():
+        times = [
+            seconds(lambda config=config: train_model(config, ACTIVATIONS["lwta"], 0, mnist))
+            for _ in range(3)
+        ]
+        units[name] = {"seconds": spread(times), "per_core_hour": 3600 / float(np.median(times))}
+    return units
+
+
 def measure_writing(unit_seconds: float) -> dict[str, float]:
     """What journal and results cost in a sweep of 1,000 seeds whose units take no time."""
     run = train_model(Config(), ACTIVATIONS["relu"], 0, load_mnist())
@@ -353,6 +367,88 @@ def saved_report(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error}); delete it to start anew") from None
 
 
+# --- What was measured, in lines ------------------------------------------------------------------
+
+
+def training_lines(training: dict[str, Any]) -> Iterator[str]:
+    """One model over its floor, at each size."""
+    for name, result in training.items():
+        yield f"One model, {name}: floor {result['floor_s']['median']:.3f} s"
+        for model in ("relu", "lwta"):
+            ratio = result[f"{model}_over_floor"]
+            yield (
+                f"  {model:5} {result[f'{model}_s']['median']:.3f} s = {ratio['median']:.2f} floors"
+                f" ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+            )
+
+
+def tricks_lines(tricks: dict[str, Any]) -> Iterator[str]:
+    """The update, written in several ways."""
+    for size, variants in tricks.items():
+        yield f"One update of all parameters, {size}"
+        for name, result in variants.items():
+            yield f"  {name:40}{result['median']:8.0f} us"
+
+
+def process_lines(processes: dict[str, Any]) -> Iterator[str]:
+    """Whole commands."""
+    yield "Whole processes"
+    for name, result in processes.items():
+        floors = f", {result['over_floor']:.2f} floors" if "over_floor" in result else ""
+        median = result["seconds"]["median"]
+        yield f"  {name:12}{median:8.2f} s, peak {result['peak_mb']:.0f} MB{floors}"
+
+
+def breakdown_lines(breakdown: dict[str, float]) -> Iterator[str]:
+    """Where the seconds of one seed go."""
+    yield "One seed"
+    yield from (f"  {name:28}{value:6.2f} s" for name, value in breakdown.items())
+
+
+def unit_lines(units: dict[str, Any]) -> Iterator[str]:
+    """How many models an hour has."""
+    for name, unit in units.items():
+        yield f"One unit, {name}, 5 epochs a task: {unit['per_core_hour']:.0f} an hour"
+
+
+def sweep_lines(sweeps: dict[str, Any]) -> Iterator[str]:
+    """Sweeps of growing size."""
+    yield "Sweeps"
+    for name, sweep in sweeps.items():
+        took, peak = sweep["seconds_per_seed"], sweep["peak_mb"]
+        yield f"  {name:18}{took:7.2f} s per seed, peak of a process {peak:.0f} MB"
+
+
+def writing_lines(writing: dict[str, float]) -> Iterator[str]:
+    """What a long sweep's files cost."""
+    took, share = writing["seconds"], writing["share_of_run"]
+    yield f"1,000 seeds: writing takes {took:.1f} s, {share:.2%} of the run"
+
+
+def traffic_lines(traffic: dict[str, float] | None) -> Iterator[str]:
+    """What a cluster's units weigh."""
+    yield f"Traffic of a Dask cluster: {traffic or 'not measured (needs distributed, Linux)'}"
+
+
+Measure = Callable[[int, dict[str, Any]], Any]  # rounds, and what is measured so far
+PARTS: dict[str, tuple[Measure, Callable[[Any], Iterator[str]]]] = {
+    "training": (
+        lambda rounds, _: {name: measure_training(c, rounds) for name, c in SIZES.items()},
+        training_lines,
+    ),
+    "update_us": (lambda rounds, _: measure_tricks(rounds), tricks_lines),
+    "processes": (lambda rounds, _: measure_processes(min(rounds, 7)), process_lines),
+    "breakdown": (lambda rounds, _: measure_breakdown(rounds), breakdown_lines),
+    "units": (lambda *_: measure_units(), unit_lines),
+    "sweeps": (lambda *_: measure_sweeps(), sweep_lines),
+    "writing_1000_seeds": (
+        lambda _, found: measure_writing(found["units"]["default"]["seconds"]["median"]),
+        writing_lines,
+    ),
+    "cluster_traffic": (lambda *_: measure_traffic(), traffic_lines),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, save; the exit status."""
     parser = OneLineParser(
@@ -372,78 +468,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rounds < 1:
         raise InputError("--rounds must be 1 or more")
     check_writable(options.out)
-    peers = saved_report(options.out).get("peers")
+    saved_report(options.out)  # refuses a damaged file now, and not after measuring
 
     machine = environment()
     forced = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("OPENBLAS_") and v != "1"]
     print(f"{machine['processor']}, {machine['cores']} cores, {machine['blas']}")
     print(f"BLAS kernel {machine['blas_kernel']}, {machine['blas_threads']} thread {forced or ''}")
-    training = {}
-    for name, config in SIZES.items():
-        training[name] = result = measure_training(config, options.rounds)
-        print(f"\nOne model, {name}: floor {result['floor_s']['median']:.3f} s")
-        for model in ("relu", "lwta"):
-            ratio = result[f"{model}_over_floor"]
-            print(
-                f"  {model:5} {result[f'{model}_s']['median']:.3f} s = {ratio['median']:.2f} floors"
-                f" ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
-            )
-    tricks = measure_tricks(options.rounds)
-    for size, variants in tricks.items():
-        print(f"\nOne update of all parameters, {size}")
-        for name, result in variants.items():
-            print(f"  {name:40}{result['median']:8.0f} us")
-    processes = measure_processes(min(options.rounds, 7))
-    print("\nWhole processes")
-    for name, result in processes.items():
-        print(
-            f"  {name:12}{result['seconds']['median']:8.2f} s, peak {result['peak_mb']:.0f} MB"
-            + (f", {result['over_floor']:.2f} floors" if "over_floor" in result else "")
-        )
-    breakdown = measure_breakdown(options.rounds)
-    print("\nOne seed")
-    for name, value in breakdown.items():
-        print(f"  {name:28}{value:6.2f} s")
-    mnist = load_mnist()
-    units = {}
-    for name, config in {"default": Config(), "1024x3": Config(hidden=1024, depth=3)}.items():
-        times = [
-            seconds(lambda config=config: train_model(config, ACTIVATIONS["lwta"], 0, mnist))
-            for _ in range(3)
-        ]
-        units[name] = {"seconds": spread(times), "per_core_hour": 3600 / float(np.median(times))}
-        print(f"\nOne unit, {name}, 5 epochs a task: {units[name]['per_core_hour']:.0f} an hour")
-    sweeps = measure_sweeps()
-    print("\nSweeps")
-    for name, result in sweeps.items():
-        print(
-            f"  {name:18}{result['seconds_per_seed']:7.2f} s per seed,"
-            f" peak of a process {result['peak_mb']:.0f} MB"
-        )
-    writing = measure_writing(units["default"]["seconds"]["median"])
-    print(
-        f"\n1,000 seeds: writing takes {writing['seconds']:.1f} s,"
-        f" {writing['share_of_run']:.2%} of the run"
-    )
-    traffic = measure_traffic()
-    print(f"\nTraffic of a Dask cluster: {traffic or 'not measured (needs distributed, Linux)'}")
+    found: dict[str, Any] = {}
+    for key, (measure, lines) in PARTS.items():
+        found[key] = measure(options.rounds, found)
+        print("\n" + "\n".join(lines(found[key])), flush=True)
     report = {
         "schema": SCHEMA,
         "name": "benchmark",
         "question": "How close does training come to the time of its matrix products alone?",
         "command": f"python3 benchmark.py --rounds {options.rounds}",
         "environment": machine,
-        "training": training,
-        "update_us": tricks,
-        "processes": processes,
-        "breakdown": breakdown,
-        "units": units,
-        "sweeps": sweeps,
-        "writing_1000_seeds": writing,
-        "cluster_traffic": traffic,
-        **({"peers": peers} if peers else {}),  # peers.py measures them
+        **found,
     }
-    write_atomically(options.out, to_json(report))
+    # Read only now: peers.py may have measured meanwhile.
+    others = {k: v for k, v in saved_report(options.out).items() if k == "peers"}
+    write_or_stop(options.out, to_json({**report, **others}))
     print(f"\nWrote {options.out}")
     return 0
 

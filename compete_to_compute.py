@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +88,15 @@ class Config:
     )
     batch: int = option(64, "images per update")
     lr: float = option(0.05, "learning rate")
-    momentum: float = option(0.9, "momentum, carried over the task switch")
+    momentum: float = option(0.9, "momentum, carried over the task switch, but for --head frozen")
     weight_decay: float = option(1e-4, "weight decay, not on biases")
     dropout: float = option(0.0, "chance that a hidden unit is dropped while training")
     input_dropout: float = option(0.0, "chance that a pixel is dropped while training")
     head: str = option(
         "masked",
         "masked: the softmax sees the active task's classes only; frozen: also, the other tasks' "
-        "output weights stand still; single: all ten digits, no mask",
+        "output weights stand still and each task starts with no momentum; single: all ten digits, "
+        "no mask",
         choices=("masked", "frozen", "single"),
     )
     permute: bool = option(
@@ -321,8 +322,14 @@ def record_verified(directory: Path) -> None:
 
 # --- 3. Tasks -----------------------------------------------------------------------------------
 
-# Streams of random numbers that the published run does not have; `[seed, stream]` keeps them apart
-# from its streams, so that switching an option on changes no other draw.
+# Every random number of a run comes from one of these generators, each for one thing alone:
+#   images          default_rng(seed)                      the published run's
+#   initial weights default_rng(seed + WEIGHT_STREAM)      the published run's
+#   batches         default_rng(seed + batch stream)       the published run's, see `ACTIVATIONS`
+#   the others      default_rng([seed, stream])            so that an option changes no other draw
+# As published, the streams of different seeds overlap: a seed's weights are drawn by the generator
+# that draws the next seed's images, and LWTA's batches by that of ReLU's, 100 seeds on.
+WEIGHT_STREAM = 1
 PIXEL_ORDER_STREAM = 1
 DROPOUT_STREAM = 2
 INPUT_DROPOUT_STREAM = 3
@@ -627,7 +634,7 @@ def layer_views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.
 
 def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
     """He-normal weights, float32 (inputs, outputs) a layer, the same for every activation."""
-    rng = np.random.default_rng(seed + 1)
+    rng = np.random.default_rng(seed + WEIGHT_STREAM)
     sizes = [PIXELS, *[config.hidden] * config.depth, DIGITS]
     return [
         (rng.standard_normal((n_in, n_out)) * math.sqrt(2 / n_in) * config.init_scale).astype(
@@ -700,7 +707,8 @@ def train_model(config: Config, activation: Activation, seed: int, mnist: Mnist)
     """Train one model on all tasks in turn: the unit of work.
 
     Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
-    but the arguments. A run that diverges ends there, and its status says so.
+    but the arguments; section 3 lists the random streams. A run that diverges ends there, and its
+    status says so.
     """
     limit_blas_threads()
     tasks, live = make_tasks(config, seed, mnist)
@@ -761,6 +769,7 @@ def train_phases(
     history.matrix.append(accuracies)
 
     for number, phase in enumerate(phases, start=1):
+        # Momentum left in output weights that are to stand still would move them on.
         if config.head == "frozen" or config.restart_momentum:
             network.velocity[:] = 0
         for epoch in range(1, config.epochs + 1):
@@ -1081,8 +1090,10 @@ def verdict(first: str, second: str, comparison: dict[str, Any]) -> str | None:
     if summary["ci95"] is None:
         return None
     shown = comparison["smallest_detectable"]
-    if not shown:  # equal pairs have no spread to judge by
-        return f"no difference shown: all {summary['n']} pairs are equal"
+    if not shown:  # no spread to judge by
+        if not summary["mean"]:
+            return f"no difference shown: all {summary['n']} pairs are equal"
+        return f"not judged: all {summary['n']} pairs differ by exactly {summary['mean']:+.4f}"
     low, high = summary["ci95"]
     if low > 0:
         return f"{label(second)} forgets less"
@@ -1133,22 +1144,31 @@ def run_units(
         for unit in arguments:
             yield run_unit(*unit)
         return
+    if executor is None:
+        executor = local_executor(min(jobs, len(units)), len(units))
+        yield from as_finished(executor, [executor.submit(run_unit, *unit) for unit in arguments])
+        return
+    try:
+        elsewhere = partial(run_unit_elsewhere, software())
+        yield from as_finished(executor, [executor.submit(elsewhere, *unit) for unit in arguments])
+    except (InputError, Stopped):
+        raise
+    except Exception as error:
+        raise Stopped(f"the cluster failed ({one_line(error)})") from None
+
+
+def as_finished(executor: Any, futures: Sequence[Any]) -> Iterator[Any]:
+    """What an executor's futures return, as they finish; none goes on when this ends.
+
+    Raises `Stopped` if a worker process died.
+    """
     from concurrent.futures import BrokenExecutor, as_completed
 
-    work = partial(run_unit_elsewhere, software()) if executor else run_unit
-    executor = executor or local_executor(min(jobs, len(units)), len(units))
-    futures = [executor.submit(work, *unit) for unit in arguments]
     try:
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor:
         raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
-    except (InputError, Stopped):
-        raise
-    except Exception as error:
-        if work is run_unit:
-            raise
-        raise Stopped(f"the cluster failed ({one_line(error)})") from None
     finally:
         # Not `with`: that would wait for the units under way, and Ctrl-C ends at once.
         for future in futures:
@@ -1172,8 +1192,8 @@ def local_executor(jobs: int, units: int) -> Any:
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker)
 
 
-def dask_executor(address: str) -> Any:
-    """An executor on the Dask cluster whose scheduler is at `address`.
+def dask_client(address: str) -> Any:
+    """A client of the Dask cluster whose scheduler is at `address`.
 
     Raises `InputError` where no scheduler answers, no worker is there, or a worker would compute
     something else: another version of this file, of numpy or of Python.
@@ -1218,6 +1238,11 @@ def dask_executor(address: str) -> Any:
                     f"worker {worker} has {name} {found.get(name)}, not {version} as here; "
                     "give it the same and start it again"
                 )
+    return client
+
+
+def dask_executor(client: Any) -> Any:
+    """An executor on a client's cluster; a unit whose worker dies goes to another."""
     return client.get_executor(pure=False, retries=3)
 
 
@@ -1296,9 +1321,14 @@ class Journal:
         return [Run(row["record"], row["schedule"], {}, row["seconds"]) for row in rows[1:]]
 
     def start(self, runs: Sequence[Run]) -> None:
-        """Begin the file with these units; a journal that is in the way is kept as NAME.old."""
-        if self.path.exists() and not runs:
-            os.replace(self.path, self.path.with_name(self.path.name + ".old"))
+        """Begin the file with these units.
+
+        A journal that is in the way and has units is kept as NAME.old, NAME.old2 and so on.
+        """
+        if self.path.exists() and not runs and self.path.read_bytes().count(b"\n") > 1:
+            names = (f"{self.path.name}.old{n if n > 1 else ''}" for n in count(1))
+            kept = next(p for p in map(self.path.with_name, names) if not p.exists())
+            os.replace(self.path, kept)
         lines = [json.dumps(self.identity), *map(self.line, runs)]
         write_or_stop(self.path, "".join(line + "\n" for line in lines).encode())
 
@@ -1664,14 +1694,14 @@ def run_sweep(
             for model in models:  # train the headline again, for its snapshots
                 finished.pop((headline, model), None)
     sweep = len(seeds) > 1 or options.resume
+    units = [(a, seed) for seed in seeds for a in activations if (seed, a.name) not in finished]
+    executor = dask_executor(dask_client(options.dask)) if options.dask and units else None
     if sweep:
         journal.start(list(finished.values()))
-    units = [(a, seed) for seed in seeds for a in activations if (seed, a.name) not in finished]
 
     jobs = options.jobs or available_cores()
     done = 0
     try:
-        executor = dask_executor(options.dask) if options.dask and units else None
         runs = run_units(config, units, headline, jobs, options.data_dir, executor)
         for run in with_progress(runs, len(units), options.quiet):
             record = run.record

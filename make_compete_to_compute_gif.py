@@ -21,7 +21,7 @@ import imageio.v3 as iio
 import matplotlib.pyplot as plt
 import numpy as np
 
-from compete_to_compute import check_writable, run_script, write_atomically
+from compete_to_compute import check_writable, run_script, write_or_stop
 from visualize_compete_to_compute import (
     SNAPSHOTS,
     Snapshots,
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         duration=[FRAME_MS] * (len(frames) - 1) + [HOLD_MS],
         loop=0,
     )
-    write_atomically(out, buffer.getvalue())
+    write_or_stop(out, buffer.getvalue())
     print(f"Wrote {out}: {len(frames)} frames, {len(buffer.getvalue()) // 1000} KB")
     return 0
 

@@ -47,6 +47,7 @@ from compete_to_compute import (
     History,
     InputError,
     OneLineParser,
+    as_finished,
     available_cores,
     check_writable,
     environment,
@@ -60,7 +61,7 @@ from compete_to_compute import (
     summarise,
     to_json,
     train_phases,
-    write_atomically,
+    write_or_stop,
 )
 from study_open_questions import markdown
 from visualize_compete_to_compute import colour, save_figure
@@ -787,18 +788,20 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
         for model in MODELS
     ]
     costs, variants, updates, batches, speeds, seconds = [], [], [], [], [], 0.0
-    with local_executor(jobs, len(units)) as executor:  # a job takes up to 1.3 GB
-        for unit, future in [(unit, executor.submit(unit)) for unit in units]:
-            *found, took = future.result()
-            seconds += took
-            if unit.func is measure_variants:
-                variants += found[0]
-            else:
-                costs += found[0]
-                if unit.func is measure_dense:
-                    speeds.append(sum(row["touches"] for row in found[0]) / took)
-                updates += found[1:]
-            print(f"{unit.func.__name__} {unit.args[:-1]}: {took:.0f} s", flush=True)
+    executor = local_executor(jobs, len(units))  # a job takes up to 1.3 GB
+    futures = [executor.submit(unit) for unit in units]
+    for number, _ in enumerate(as_finished(executor, futures), start=1):
+        print(f"{number} of {len(units)} done", flush=True)
+    for unit, future in zip(units, futures, strict=True):
+        *found, took = future.result()
+        seconds += took
+        if unit.func is measure_variants:
+            variants += found[0]
+        else:
+            costs += found[0]
+            if unit.func is measure_dense:
+                speeds.append(sum(row["touches"] for row in found[0]) / took)
+            updates += found[1:]
     for model in MODELS:  # one after the other: a batch takes gigabytes
         rows, took = measure_batches(model, options)
         batches += rows
@@ -1309,6 +1312,8 @@ def check_options(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} must be {least} or more, not {value}")
+    if options.images > 2 * Config().test_per_task:
+        raise InputError(f"--images must be at most {2 * Config().test_per_task}, those of tests")
     if options.updates > options.images:
         raise InputError("--updates must not be above --images")
     for width in (options.hidden, options.narrow):
@@ -1333,11 +1338,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_writable(options.out)
     load_mnist(options.data_dir)
     study = run_study(options)
+    write_or_stop(options.out, to_json(study))
+    save_figure(movement_figure(study), options.out.with_suffix(".png"))
     print(f"\n{report(study)}\n")
     print(f"{study['touches_per_second'] / 1e6:.1f} million touches a second of one core")
-    write_atomically(options.out, to_json(study))
     print(f"Wrote {options.out}")
-    save_figure(movement_figure(study), options.out.with_suffix(".png"))
     return 0
 
 

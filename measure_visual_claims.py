@@ -23,6 +23,7 @@ from compete_to_compute import (
     Config,
     InputError,
     OneLineParser,
+    as_finished,
     available_cores,
     check_writable,
     compare,
@@ -33,7 +34,7 @@ from compete_to_compute import (
     summarise,
     to_json,
     train_model,
-    write_atomically,
+    write_or_stop,
 )
 from visualize_compete_to_compute import field_spread, segregation
 
@@ -93,9 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load_mnist(options.data_dir)
 
     units = [(model, seed) for seed in range(options.n_seeds) for model in ("relu", "lwta")]
-    with local_executor(available_cores(), len(units)) as executor:
-        futures = [executor.submit(measure, *unit, options.data_dir) for unit in units]
-        rows = [future.result() for future in futures]
+    executor = local_executor(available_cores(), len(units))
+    futures = [executor.submit(measure, *unit, options.data_dir) for unit in units]
+    list(as_finished(executor, futures))
+    rows = [future.result() for future in futures]
     failed = {row["seed"] for row in rows if row["status"] != "ok"}
     aggregate: dict[str, Any] = {}
     print(f"{'':65}{'ReLU':>7}{'LWTA':>8}")
@@ -124,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "aggregate": aggregate,
         "per_seed": rows,
     }
-    write_atomically(options.out, to_json(study))
+    write_or_stop(options.out, to_json(study))
     print(f"Wrote {options.out}")
     return 0
 

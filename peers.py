@@ -61,7 +61,7 @@ from compete_to_compute import (
     to_json,
     train_model,
     watched,
-    write_atomically,
+    write_or_stop,
 )
 
 MODELS = ("relu", "lwta")
@@ -625,10 +625,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.worker:
         task = options.worker
         task["config"] = Config(**task["config"])
-        write_atomically(options.out, to_json(train_library(**task)))
+        write_or_stop(options.out, to_json(train_library(**task)))
         return 0
-    report = saved_report(options.out)
-    write_atomically(options.out, to_json({**report, "peers": measure_peers(options.rounds)}))
+    saved_report(options.out)  # refuses a damaged file now, and not in an hour
+    peers = measure_peers(options.rounds)
+    write_or_stop(options.out, to_json({**saved_report(options.out), "peers": peers}))
     print(f"\nWrote {options.out}")
     return 0
 

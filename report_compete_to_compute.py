@@ -26,7 +26,7 @@ from compete_to_compute import (
     headline_rows,
     label,
     sequential_metrics,
-    write_atomically,
+    write_or_stop,
 )
 
 if TYPE_CHECKING:
@@ -551,7 +551,7 @@ def write_report(
     path: Path, snapshots: Snapshots, results: dict[str, Any] | None, figures: Sequence[Path]
 ) -> None:
     """Write the page, all of it or nothing, with the figures that were just drawn."""
-    write_atomically(path, report_page(snapshots, results, figures).encode())
+    write_or_stop(path, report_page(snapshots, results, figures).encode())
     print(f"Wrote {path}")
 
 

@@ -22,12 +22,11 @@ import argparse
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations, pairwise
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -53,6 +52,7 @@ from compete_to_compute import (
     OneLineParser,
     Run,
     Task,
+    as_finished,
     available_cores,
     check_finite,
     check_writable,
@@ -75,13 +75,11 @@ from compete_to_compute import (
     unit_record,
     with_progress,
     without_nan,
-    write_atomically,
+    write_or_stop,
 )
-from study_open_questions import PAPER, PAPER_CHOICE
+from study_open_questions import PAIR, PAPER, PAPER_CHOICE, STUDY, check_at_least_1
 from visualize_compete_to_compute import colour, save_figure
 
-STUDY = Path(__file__).resolve().parent / "study"
-PAIR = ("relu", "lwta")
 CHECKPOINTS = ("before", "after Task 1", "after Task 2")
 
 
@@ -335,10 +333,12 @@ def train_tasks(
                     trajectory.append([update, *evaluate(network, tasks)])
             loss, _ = loss_and_accuracy(logits, task.train_labels[order])
             check_finite([loss], "training loss", number, epoch)
-            if config.target_loss is not None and loss <= config.target_loss:
+            reached = config.target_loss is not None and loss <= config.target_loss
+            if reached:
                 break
         history.matrix.append(evaluate(network, tasks))
         history.epochs.append(epoch)
+        history.reached.append(reached)
         check_finite(history.matrix[-1], "test accuracy", number, epoch)
         observed.checkpoints.append(take_checkpoint(network, tasks))
 
@@ -585,40 +585,45 @@ def sharpness(network: MLP, task: Task) -> tuple[float, float]:
 
 
 def journal_of(name: str, case: Case) -> Journal:
-    """The journal of one case: what its units depend on is the case."""
-    ignored = ("seeds", "against", "models")
-    case_fields = {key: value for key, value in asdict(case).items() if key not in ignored}
-    identity = {"schema": SCHEMA, "config": without_nan(case_fields), "mnist_sha256": MNIST_SHA256}
+    """The journal of one case: its units depend on its configuration and what it does besides."""
+    fields = asdict(replace(Config(paired=True), **case.changes))
+    fields |= {name: getattr(case, name) for name in ("of_model", "ramp", "second_lr")}
+    identity = {"schema": SCHEMA, "config": without_nan(fields), "mnist_sha256": MNIST_SHA256}
     # As read back from JSON, where tuples are lists.
     identity = json.loads(json.dumps(identity))
     file = "mechanism-" + "".join(c if c.isalnum() else "-" for c in name)
     return Journal(STUDY / "journals" / file, identity)
 
 
-def train_case(name: str, case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The records of one case, training those that its journal does not have."""
+def train_case(name: str, case: Case, options: argparse.Namespace) -> None:
+    """Train what the journal of one case does not have, of `--n-seeds` seeds at most."""
     journal = journal_of(name, case)
-    finished = {(run.record["seed"], run.record["model"]): run for run in journal.read()}
-    count = min(case.seeds, options.n_seeds or case.seeds)
-    seeds = range(FIRST_SEED, FIRST_SEED + count)
-    wanted = [(seed, model) for seed in seeds for model in case.models]
-    missing = [unit for unit in wanted if unit not in finished]
-    if missing and not options.finished_only:
-        print(f"{name}: {len(missing)} runs")
-        journal.path.parent.mkdir(parents=True, exist_ok=True)
-        journal.start(list(finished.values()))
-        executor = local_executor(options.jobs or available_cores(), max(len(missing), 3))
-        futures = [
-            executor.submit(train_observed, case, model, seed, options.data_dir)
-            for seed, model in missing
-        ]
-        try:
-            new = (future.result() for future in as_completed(futures))
-            for run in with_progress(new, len(missing), quiet=False):
-                journal.append(run)
-                finished[run.record["seed"], run.record["model"]] = run
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+    finished = journal.read()
+    have = {(run.record["seed"], run.record["model"]) for run in finished}
+    seeds = planned_seeds(case)[: options.n_seeds]
+    missing = [(m, seed) for seed in seeds for m in case.models if (seed, m) not in have]
+    if not missing:
+        return
+    print(f"{name}: {len(missing)} runs")
+    journal.path.parent.mkdir(parents=True, exist_ok=True)
+    journal.start(finished)
+    # Processes even for a pair: a run that is followed closely holds Python's lock too often.
+    executor = local_executor(options.jobs or available_cores(), max(len(missing), 3))
+    futures = [executor.submit(train_observed, case, *unit, options.data_dir) for unit in missing]
+    for run in with_progress(as_finished(executor, futures), len(missing), quiet=False):
+        journal.append(run)
+
+
+def planned_seeds(case: Case) -> range:
+    """The seeds of one case."""
+    return range(FIRST_SEED, FIRST_SEED + case.seeds)
+
+
+def finished_records(name: str, case: Case) -> list[dict[str, Any]]:
+    """The records of the planned runs of one case that its journal has, with their seconds."""
+    runs = journal_of(name, case).read()
+    finished = {(run.record["seed"], run.record["model"]): run for run in runs}
+    wanted = [(seed, model) for seed in planned_seeds(case) for model in case.models]
     return [
         {**finished[unit].record, "seconds": finished[unit].seconds}
         for unit in wanted
@@ -738,6 +743,7 @@ def analyse(name: str, case: Case, records: Sequence[dict[str, Any]]) -> dict[st
         "config": {model: asdict(case.config(model)) for model in case.models},
         **{"ramp": case.ramp, "second_lr": case.second_lr, "first_seed": FIRST_SEED},
         **{"seeds_planned": case.seeds, "seeds_run": len({r["seed"] for r in records})},
+        "blas_kernels": dict(Counter(r["blas_kernel"] for r in records)),
         "models": {
             model: {
                 "failed": sum(r["model"] == model and r["status"] != "ok" for r in records),
@@ -861,7 +867,7 @@ def bounds(summary: dict[str, Any]) -> tuple[float, float]:
 
 def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     """Task 1 accuracy against Task 2 accuracy, the difference at equal ones, and against time."""
-    shown = [name for name in FOLLOWED if name in cases and both_follow(cases[name])]
+    shown = [name for name in FOLLOWED if name in cases]
     figure, axes = plt.subplots(
         3, len(shown), figsize=(3.1 * len(shown) + 0.5, 8.4), layout="constrained", squeeze=False
     )
@@ -931,7 +937,7 @@ def pairs_text(case: dict[str, Any]) -> str:
 
 
 def both_follow(case: dict[str, Any]) -> bool:
-    """Whether both networks have runs to draw."""
+    """Whether both networks have the runs that a figure needs."""
     return all(case["models"][model]["curves"] for model in PAIR)
 
 
@@ -1085,8 +1091,9 @@ def explanations_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     ax.grid(axis="x", alpha=0.2)
     figure.legend(loc="outside lower center", fontsize=8, ncols=3)
     figure.suptitle(
-        "What carries the difference between ReLU and LWTA? Blue: LWTA forgets less, or the change "
-        "is\ntowards that; orange: ReLU; grey: the interval holds zero",
+        "What carries the difference between ReLU and LWTA? The experiments on seeds 500 to 539. "
+        "Blue: LWTA\nforgets less, or the change is towards that; orange: ReLU; grey: the interval "
+        "holds zero",
         fontsize=10,
     )
     return figure
@@ -1101,11 +1108,10 @@ def reach_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     )
     figure, all_axes = plt.subplots(1, len(panels), figsize=(11, 3.6), layout="constrained")
     for axes, (name, measure, text) in zip(all_axes, panels, strict=True):
-        if name not in cases:
-            continue  # no run yet
-        models = [model for model in ("relu", "lwta", "shifted") if model in cases[name]["models"]]
-        for place, model in enumerate(models):
-            found = [cases[name]["models"][model]["measures"][measure.format(n)] for n in (1, 2)]
+        models = cases[name]["models"] if name in cases else {}
+        drawn = [m for m in ("relu", "lwta", "shifted") if m in models and models[m]["curves"]]
+        for place, model in enumerate(drawn):
+            found = [models[model]["measures"][measure.format(n)] for n in (1, 2)]
             axes.errorbar(
                 [n + 0.1 * place for n in (1, 2)],
                 [of["mean"] for of in found],
@@ -1146,7 +1152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="CASE", help=f"cases: {'; '.join(CASES)}")
     parser.add_argument(
-        "--n-seeds", type=int, default=None, help="at most so many seeds (default: as planned)"
+        "--n-seeds",
+        type=int,
+        default=None,
+        help="train at most so many seeds (default: as planned)",
     )
     parser.add_argument("--jobs", type=int, default=None, help="side by side (default: the cores)")
     parser.add_argument(
@@ -1163,22 +1172,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names:
         if name not in CASES:
             raise InputError(f"{name}: no such case; there are {'; '.join(CASES)}")
-    if options.n_seeds is not None and options.n_seeds < 2:
-        raise InputError("--n-seeds must be 2 or more: one seed shows no difference")
+    check_at_least_1(options)
     check_writable(STUDY / "mechanism.json")
-    load_mnist(options.data_dir)
-
-    for name in options.names or CASES:
-        train_case(name, CASES[name], options)
-    finished_only = argparse.Namespace(**{**vars(options), "finished_only": True})
+    if not options.finished_only:
+        load_mnist(options.data_dir)
+        for name in options.names or CASES:
+            train_case(name, CASES[name], options)
     rows, seconds = [], 0.0
     for name, case in CASES.items():
-        records = train_case(name, case, finished_only)
+        records = finished_records(name, case)
         seconds += sum(record["seconds"] for record in records)
         if records:
             rows.append(analyse(name, case, records))
             if case.against:
-                base = train_case(case.against, CASES[case.against], finished_only)
+                base = finished_records(case.against, CASES[case.against])
                 rows[-1]["change"] = {
                     "against": case.against,
                     **change(records, base),
@@ -1189,14 +1196,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "name": "mechanism",
         "question": "What does competition do inside the network?",
         "command": "python3 study_mechanism.py",
-        "environment": environment(),
+        "environment": environment(),  # of the tables; each case counts its runs' kernels
         "core_seconds": seconds,
         "cases": rows,
     }
-    write_atomically(STUDY / "mechanism.json", to_json(result))
-    cases = {row["label"]: row for row in rows}
-    for file, draw in FIGURES.items():
-        save_figure(draw(cases), STUDY / file)
+    write_or_stop(STUDY / "mechanism.json", to_json(result))
+    cases = {row["label"]: row for row in rows if both_follow(row)}
+    if "default" in cases:
+        for file, draw in FIGURES.items():
+            save_figure(draw(cases), STUDY / file)
+    else:
+        print("no figures: they need two runs of ReLU and of LWTA, of the case default at least")
     print(f"Wrote {STUDY / 'mechanism.json'}: {seconds / 3600:.2f} core-hours")
     return 0
 

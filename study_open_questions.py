@@ -6,7 +6,7 @@
 """The questions that the published small run left open, each answered over many seeds.
 
     python3 study_open_questions.py                        every group, every seed planned
-    python3 study_open_questions.py --n-seeds 20 block     one group, the first 20 seeds
+    python3 study_open_questions.py --n-seeds 20 block     one group, no more than 20 seeds trained
     python3 study_open_questions.py --finished-only        tables and figures again, no training
 
 A group is a question with its conditions; a condition is a change of the configuration, with the
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -43,9 +44,12 @@ from compete_to_compute import (
     aggregate,
     available_cores,
     check_config,
+    check_writable,
     compare,
+    dask_client,
     dask_executor,
     environment,
+    flag,
     label,
     load_mnist,
     run_identity,
@@ -57,7 +61,7 @@ from compete_to_compute import (
     verdict,
     with_progress,
     without_nan,
-    write_atomically,
+    write_or_stop,
 )
 from visualize_compete_to_compute import colour, save_figure
 
@@ -389,7 +393,7 @@ def train_condition(condition: Condition, seeds: range, options: argparse.Namesp
         if missing and not options.finished_only:
             journal.path.parent.mkdir(parents=True, exist_ok=True)
             journal.start(list(finished.values()))
-            executor = dask_executor(options.dask) if options.dask else None
+            executor = dask_executor(options.client) if options.client else None
             jobs = options.jobs or available_cores()
             # No headline seed: nothing here needs snapshots.
             new = run_units(config, missing, -1, jobs, options.data_dir, executor)
@@ -426,6 +430,7 @@ def condition_row(condition: Condition, runs: Sequence[Run]) -> dict[str, Any]:
         "seeds_planned": condition.seeds,
         "first_seed": condition.first_seed,
         "seeds_run": len({r["seed"] for r in records}),
+        "blas_kernels": dict(Counter(r["blas_kernel"] for r in records)),
         "n": totals["pairs"][0]["difference"]["n"],
         "aggregate": totals,
         **{
@@ -546,18 +551,23 @@ def is_tested(name: str, condition: Condition) -> bool:
 def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing of one group and write study/NAME.json."""
     group = GROUPS[name]
-    rows, core_seconds, planned = [], 0.0, 0.0
+    finished_only = argparse.Namespace(**{**vars(options), "finished_only": True})
+    rows, core_seconds, planned, unknown = [], 0.0, 0.0, []
     runs_of: dict[str, Sequence[Run]] = {}
     for number, condition in enumerate(group.conditions, start=1):
         count = min(condition.seeds, options.n_seeds or condition.seeds)
         seeds = range(condition.first_seed, condition.first_seed + count)
         if not options.finished_only:
             print(f"{name} {number}/{len(group.conditions)}: {condition.label}, {count} seeds")
-        runs = train_condition(condition, seeds, options)
-        seconds = sum(run.seconds for run in runs)
-        core_seconds += seconds
-        units = condition.seeds * len(condition.activations)
-        planned += seconds * units / max(len(runs), 1)
+            train_condition(condition, seeds, options)
+        # Fewer seeds this time leave nothing out that earlier times finished.
+        everything = range(condition.first_seed, condition.first_seed + condition.seeds)
+        runs = train_condition(condition, everything, finished_only)
+        core_seconds += sum(run.seconds for run in runs)
+        for model in condition.activations:
+            took = [run.seconds for run in runs if run.record["model"] == model]
+            planned += condition.seeds * float(np.mean(took)) if took else 0.0
+            unknown += [] if took else [f"{condition.label}, {label(model)}"]
         rows.append(condition_row(condition, runs))
         runs_of[condition.label] = runs
     for condition, row in zip(group.conditions, rows, strict=True):
@@ -579,14 +589,15 @@ def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "name": name,
         "question": group.question,
         "command": f"python3 study_open_questions.py {name}",
-        "environment": environment(),
+        "environment": environment(),  # of the tables; each condition counts its runs' kernels
         "core_seconds": core_seconds,
-        "core_seconds_planned": planned,
+        "core_seconds_planned": planned,  # without what has no run to estimate it by:
+        "cost_unknown": unknown,
         "conditions": rows,
     }
     if group.pooled:
         result["pooled"] = pool(list(runs_of.values()))
-    write_atomically(STUDY / f"{name}.json", to_json(result))
+    write_or_stop(STUDY / f"{name}.json", to_json(result))
     return result
 
 
@@ -652,7 +663,7 @@ def group_table(result: dict[str, Any]) -> str:
                 f"{pair['wins']} of {difference['n']}",
                 adjusted_p(pair),
                 f"{pair['smallest_detectable']:.3f}",
-                pair["verdict"].partition(":")[0],
+                interval_says(pair),
             ]
         cells += [estimate(row[f"{name}_difference"]["difference"]) for name in ("learned", "kept")]
         rows.append(cells)
@@ -668,6 +679,14 @@ def group_table(result: dict[str, Any]) -> str:
         "Task 1 at the end",
     ]
     return markdown(head, rows)
+
+
+def interval_says(pair: dict[str, Any]) -> str:
+    """The verdict without its smallest difference, and whether the adjusted p-value agrees."""
+    said = (pair["verdict"] or "").partition(":")[0]
+    p_value = pair.get("sign_test_p_holm")
+    doubted = said.endswith("forgets less") and p_value is not None and p_value >= 0.05
+    return said + (", unadjusted" if doubted else "")
 
 
 def adjusted_p(pair: dict[str, Any]) -> str:
@@ -687,7 +706,7 @@ def pooled_cells(pooled: dict[str, Any]) -> list[str]:
         f"{pooled['wins']} of {difference['n']}",
         f"{pooled['sign_test_p']:.2g}, alone",
         f"{pooled['smallest_detectable']:.3f}",
-        pooled["verdict"].partition(":")[0],
+        interval_says(pooled),
         "",
         "",
     ]
@@ -720,7 +739,10 @@ def models_table(result: dict[str, Any]) -> str:
     rows = []
     for row in result["conditions"]:
         for model, totals in row["aggregate"]["models"].items():
-            count = f"{totals['ok']} of {sum(totals[status] for status in STATUSES)}"
+            run = sum(totals[status] for status in STATUSES)
+            count = f"{totals['ok']} of {run}"
+            if run < row["seeds_planned"]:
+                count += f", {row['seeds_planned']} planned"
             if row["targets_missed"][model]:
                 count += f", {row['targets_missed'][model]} short of the target loss"
             cells = [row["label"], label(model), count]
@@ -806,7 +828,15 @@ def outcome(result: dict[str, Any]) -> str:
 def saved_groups() -> list[dict[str, Any]]:
     """The groups whose results are there, in the order of the table."""
     paths = [STUDY / f"{name}.json" for name in GROUPS]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
+    return [read_results(path) for path in paths if path.exists()]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A file of results; `InputError` if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise InputError(f"{path}: damaged; make it again with --finished-only") from None
 
 
 # Groups that only choose a setting, and the one in which both networks end at nothing.
@@ -929,6 +959,9 @@ def phase_figure(result: dict[str, Any]) -> Figure:
         for c in result["conditions"]
     }
 
+    def difference(c: dict[str, Any]) -> float | None:
+        return pair_of(c)["difference"]["mean"]
+
     def forgetting(model: str) -> Callable[[dict[str, Any]], float | None]:
         return lambda c: c["aggregate"]["models"][model]["forgetting"]["mean"]
 
@@ -937,21 +970,20 @@ def phase_figure(result: dict[str, Any]) -> Figure:
         return None if None in means else means[0] - means[1]
 
     panels = (
-        ("Forgetting, ReLU minus LWTA", lambda c: pair_of(c)["difference"]["mean"], "RdBu", True),
-        ("Task 2 accuracy at the end, ReLU minus LWTA", last_task, "PuOr", True),
-        ("Forgetting of ReLU", forgetting("relu"), "Oranges", False),
-        ("Forgetting of LWTA", forgetting("lwta"), "Blues", False),
+        ("Forgetting, ReLU minus LWTA", difference, difference_lines, "RdBu", True),
+        ("Task 2 accuracy at the end, ReLU minus LWTA", last_task, last_task_lines, "PuOr", True),
+        ("Forgetting of ReLU", forgetting("relu"), mean_lines("relu"), "Oranges", False),
+        ("Forgetting of LWTA", forgetting("lwta"), mean_lines("lwta"), "Blues", False),
     )
     figure, all_axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    for axes, (title, value, colours, signed) in zip(all_axes.flat, panels, strict=True):
+    for axes, (title, value, lines, colours, signed) in zip(all_axes.flat, panels, strict=True):
         grid = np.full((len(MOMENTA), len(LEARNING_RATES)), np.nan)
         for (lr, m), condition in cells.items():
             y, x = MOMENTA.index(m), LEARNING_RATES.index(lr)
             found = value(condition)
             grid[y, x] = np.nan if found is None else found
-            axes.text(
-                x, y, cell_text(condition, title, found), ha="center", va="center", fontsize=7
-            )
+            text = "\n".join(lines(condition))
+            axes.text(x, y, text, ha="center", va="center", fontsize=7)
         limit = SATURATED if signed else np.nanmax([0.1, *grid[np.isfinite(grid)]])
         axes.imshow(
             grid,
@@ -1007,31 +1039,53 @@ def draw_edge(axes: Axes, cells: dict[tuple[float, float], dict[str, Any]], mode
     )
 
 
-def cell_text(condition: dict[str, Any], title: str, value: float | None) -> str:
-    """A cell's number, its interval where it is the difference, and the runs that failed."""
+def difference_lines(condition: dict[str, Any]) -> list[str]:
+    """A cell's ReLU minus LWTA, bold where the interval excludes zero, and what failed."""
+    summary = pair_of(condition)["difference"]
     lines = []
-    if value is not None:
-        bold = False
-        pair = pair_of(condition)
-        if title.startswith("Forgetting, "):
-            low, high = pair["difference"]["ci95"] or (-1, 1)
-            bold = low > 0 or high < 0
-        text = f"{value:+.3f}" if "minus" in title else f"{value:.3f}"
-        lines.append(rf"$\mathbf{{{text}}}$" if bold else text)
-        if title.startswith("Forgetting, ") and pair["difference"]["ci95"]:
-            half = (high - low) / 2
-            lines.append(f"± {half:.3f}")
-    if title.startswith("Task 2"):
-        for model in PAIR:
-            mean = condition["last_task_accuracy"][model]["mean"]
-            if mean is not None:
-                lines.append(f"{label(model)} {mean:.3f}")
-        return "\n".join(lines)
+    if summary["mean"] is not None:
+        low, high = summary["ci95"] or (-math.inf, math.inf)
+        text = f"{summary['mean']:+.3f}"
+        lines.append(rf"$\mathbf{{{text}}}$" if low > 0 or high < 0 else text)
+        if summary["ci95"]:
+            lines.append(f"± {(high - low) / 2:.3f}")
+    return [*lines, *failed_lines(condition)]
+
+
+def last_task_lines(condition: dict[str, Any]) -> list[str]:
+    """A cell's final accuracies on Task 2 and their difference."""
+    means = {model: condition["last_task_accuracy"][model]["mean"] for model in PAIR}
+    lines = [f"{label(model)} {mean:.3f}" for model, mean in means.items() if mean is not None]
+    if len(lines) == len(PAIR):
+        lines.insert(0, f"{means['relu'] - means['lwta']:+.3f}")
+    return lines
+
+
+def mean_lines(model: str) -> Callable[[dict[str, Any]], list[str]]:
+    """What makes the lines of a cell of one activation's forgetting."""
+
+    def lines(condition: dict[str, Any]) -> list[str]:
+        mean = condition["aggregate"]["models"][model]["forgetting"]["mean"]
+        return [*([] if mean is None else [f"{mean:.3f}"]), *failed_lines(condition)]
+
+    return lines
+
+
+def failed_lines(condition: dict[str, Any]) -> list[str]:
+    """The share of each activation's runs that failed, where one did."""
     failed = pair_of(condition)["failed"]
-    if any(failed.values()):
-        shares = {m: failed[m] / condition["seeds_run"] for m in PAIR}
-        lines.append(f"R {shares['relu']:.0%} L {shares['lwta']:.0%}")
-    return "\n".join(lines)
+    if not any(failed.values()):
+        return []
+    shares = {m: failed[m] / condition["seeds_run"] for m in PAIR}
+    return [f"R {shares['relu']:.0%} L {shares['lwta']:.0%}"]
+
+
+def check_at_least_1(options: argparse.Namespace) -> None:
+    """Raise `InputError` for counts that make no study."""
+    for name in ("n_seeds", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{flag(name)} must be 1 or more, not {value}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -1041,7 +1095,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"groups: {', '.join(GROUPS)}")
     parser.add_argument(
-        "--n-seeds", type=int, default=None, help="at most so many seeds (default: as planned)"
+        "--n-seeds",
+        type=int,
+        default=None,
+        help="train at most so many seeds (default: as planned)",
     )
     parser.add_argument("--jobs", type=int, default=None, help="side by side (default: the cores)")
     parser.add_argument(
@@ -1061,9 +1118,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.names:
         if name not in GROUPS:
             raise InputError(f"{name}: no such group; there are {', '.join(GROUPS)}")
-    if options.n_seeds is not None and options.n_seeds < 1:
-        raise InputError("--n-seeds must be 1 or more")
-    load_mnist(options.data_dir)
+    check_at_least_1(options)
+    for name in (*(options.names or GROUPS), "summary"):
+        check_writable(STUDY / f"{name}.json")
+    options.client = None
+    if not options.finished_only:
+        load_mnist(options.data_dir)
+        options.client = dask_client(options.dask) if options.dask else None
     for name in options.names or GROUPS:
         result = run_group(name, options)
         print(f"\n{result['question']} {outcome(result)}\n\n{group_report(result)}\n")

@@ -36,7 +36,7 @@ from compete_to_compute import (
     check_writable,
     label,
     run_script,
-    write_atomically,
+    write_or_stop,
 )
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
@@ -396,7 +396,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     # Level 4 is quicker than the usual 6, for files that are little larger.
     figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
     plt.close(figure)
-    write_atomically(path, buffer.getvalue())
+    write_or_stop(path, buffer.getvalue())
     print(f"Wrote {path}")
 
 

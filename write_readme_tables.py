@@ -14,20 +14,16 @@ here; a test checks that the README is what this script would write.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compete_to_compute import (
-    STATUSES,
-    InputError,
-    OneLineParser,
-    label,
-    run_script,
-    write_atomically,
-)
+from benchmark import SIZES
+from compete_to_compute import STATUSES, InputError, OneLineParser, label, run_script, write_or_stop
 from measure_data_movement import answer as movement_answer
 from measure_data_movement import detail_tables, overview_table
 from study_mechanism import CASES, CONTROL_LEVEL, LABELS, known
@@ -38,6 +34,7 @@ from study_open_questions import (
     effective_rate,
     estimate,
     group_report,
+    interval_says,
     markdown,
     outcome,
     pair_of,
@@ -208,16 +205,6 @@ def claims() -> str:
         for values, goal in zip(plateau, (0.97, 0.95), strict=True)
     )
 
-    signs = {
-        (low > 0) - (high < 0)
-        for name in ("selectivity_1", "gap_1")
-        for low, high in [seen["aggregate"][name]["relu_minus_lwta"]["ci95"]]
-    }
-    separation = {
-        frozenset({-1}): "supported",
-        frozenset({1}): "not supported: ReLU is more separated",
-    }.get(frozenset(signs), "not supported: it depends on the measure")
-
     def say(name: str, more: str, less: str, none: str) -> str:
         low, high = seen["aggregate"][name]["relu_minus_lwta"]["ci95"]
         return less if low > 0 else more if high < 0 else none
@@ -230,6 +217,11 @@ def claims() -> str:
     timed = study("benchmark")
     took = {name: of["seconds"]["median"] for name, of in timed["processes"].items()}
     whole = sum(took[name] for name in ("one seed", "visualise", "animate"))
+    times = {
+        "one seed": took["one seed"] / 0.8,
+        "ten seeds": took["ten seeds"] / 9,
+        "the whole": whole / 10,
+    }
     rows = [
         [
             "At seed 0 LWTA forgets 3.3 times less",
@@ -276,20 +268,32 @@ def claims() -> str:
                 f"{text} {mean[name]['relu']:.3f} (ReLU), {mean[name]['lwta']:.3f} (LWTA)"
                 for name, text in (("selectivity_1", "S in layer 1:"), ("gap_1", "gap:"))
             ),
-            separation,
+            judge(
+                {
+                    text: seen["aggregate"][name]["relu_minus_lwta"]["ci95"]
+                    for name, text in (("selectivity_1", "S"), ("gap_1", "the gap"))
+                },
+                "contradicted: ReLU's are more separated",
+                "supported",
+                "not supported",
+            ),
         ],
         [
             "One seed takes 0.8 s, ten take 9 s, a seed with plots and animation about 10 s",
             f"{took['one seed']:.1f} s, {took['ten seeds']:.1f} s and {whole:.1f} s, whole "
             f"processes, on {timed['environment']['processor']}, {timed['environment']['cores']} "
             "cores",
-            "the whole reproduced" if whole < 11 else "slower here: another machine",
+            "times as long here: "
+            + ", ".join(f"{name} {ratio:.1f}" for name, ratio in times.items()),
         ],
     ]
     return markdown(["claim", "measured", "verdict"], rows)
 
 
-EPOCHS = {"default": "5 epochs a task", "1024x3": "1 epoch a task"}  # of benchmark.SIZES
+def epochs_of(size: str) -> str:
+    """How long a size of the benchmark trains, in words."""
+    epochs = SIZES[size].epochs
+    return f"{epochs} epoch{'s' * (epochs > 1)} a task"
 
 
 def benchmark() -> str:
@@ -301,7 +305,7 @@ def benchmark() -> str:
             ratio = result[f"{model}_over_floor"]
             rows.append(
                 [
-                    f"one model, {size}, {label(model)}, {EPOCHS[size]}",
+                    f"one model, {size}, {label(model)}, {epochs_of(size)}",
                     f"{result[f'{model}_s']['median']:.2f} s",
                     f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})",
                     "",
@@ -320,7 +324,9 @@ def benchmark() -> str:
     lines = []
     for size, variants in data["update_us"].items():
         built = variants["five passes, as built"]["median"]
-        steps = {"default": 400, "1024x3": 80}[size]
+        config = SIZES[size]
+        batches = math.ceil(config.train_per_class * len(config.tasks[0]) / config.batch)
+        steps = batches * config.epochs * len(config.tasks)
         step = 1e6 * data["training"][size]["floor_s"]["median"] / steps
         others = "; ".join(
             f"{name} {(result['median'] - built) / step:+.1%}"
@@ -415,7 +421,7 @@ def peer_block(case: dict[str, Any]) -> str:
     head = ["library", *PEER_TIMES[:2], "warm-up", PEER_TIMES[2], "memory"]
     rounds = f"median of {case['rounds']} round{'s' * (case['rounds'] > 1)}"
     return (
-        f"**{case_name(case)}, {EPOCHS[case['size']]}** ({rounds}; times ours, lowest and "
+        f"**{case_name(case)}, {epochs_of(case['size'])}** ({rounds}; times ours, lowest and "
         f"highest)\n\n{markdown(head, rows)}"
     )
 
@@ -526,10 +532,16 @@ def scale() -> str:
     return markdown(["what", "measured", ""], rows)
 
 
-def judge(intervals: dict[str, Sequence[float] | None], above: str, below: str) -> str:
-    """A verdict from several unadjusted intervals, by name: `above` or `below` zero if all are.
+def judge(
+    intervals: dict[str, Sequence[float] | None],
+    above: str,
+    below: str,
+    neither: str = "not shown",
+    null: str = "zero",
+) -> str:
+    """A verdict from several unadjusted intervals, by name: `above` or `below` the null if all are.
 
-    One interval of several is no verdict: by chance some would miss zero. It is named.
+    One interval of several is no verdict: by chance some would miss it. It is named.
     """
     there = {name: found for name, found in intervals.items() if found}
     if not there:
@@ -539,11 +551,11 @@ def judge(intervals: dict[str, Sequence[float] | None], above: str, below: str) 
     if len(there) in (len(higher), len(lower)):
         return above if higher else below
     alone = [
-        f"{side} zero in {', '.join(names)}"
+        f"{side} {null} in {', '.join(names)}"
         for side, names in (("above", higher), ("below", lower))
         if names
     ]
-    return "not shown" + (f"; unadjusted, {' and '.join(alone)} alone" if alone else "")
+    return neither + (f"; unadjusted, {' and '.join(alone)} alone" if alone else "")
 
 
 Row = dict[str, Any]  # of `conditions` in study/NAME.json
@@ -602,8 +614,8 @@ class StudyClaim:
         )
         bounds = {row["label"]: values[row["label"]]["ci95"] for row in rows if self.decisive(row)}
         beyond = {name: of and [b - self.null for b in of] for name, of in bounds.items()}
-        said = judge(beyond, self.above, self.below)
-        return [self.text, measured, said.replace(" zero", " one") if self.null else said]
+        null = "one" if self.null else "zero"
+        return [self.text, measured, judge(beyond, self.above, self.below, null=null)]
 
 
 SUPPORTED, RELU_LESS = "supported", "contradicted: ReLU forgets less"
@@ -700,7 +712,9 @@ FINDINGS = (
     ("Ten splits (one also above), other seeds", "partition-again", "pooled"),
     ("Five tasks of two digits", "five-task", "01 23 45 67 89"),
     ("Four layers instead of two", "depth", "depth 4"),
+    ("1 epoch a task instead of 5", "epochs", "epochs 1"),
     ("Blocks of 8, as many units", "block", "k 8, equal units"),
+    ("Blocks of 8, as many active units, 1600 in all", "block", "k 8, equal active units"),
     (
         "Blocks of 8, as many active units, ReLU as wide",
         "block",
@@ -741,7 +755,7 @@ def findings() -> str:
                 estimate(pair["difference"]),
                 f"{pair['wins']} of {pair['difference']['n']}",
                 adjusted_p(pair) if where != "pooled" else f"{pair['sign_test_p']:.2g}",
-                (pair["verdict"] or "").partition(":")[0],
+                interval_says(pair),
             ]
         )
     head = ["forgetting", "pairs", "ReLU", "LWTA", "ReLU minus LWTA, 95 % interval"]
@@ -771,8 +785,9 @@ def closest_to_the_paper(rows: Sequence[dict[str, Any]]) -> str:
             run = sum(totals[status] for status in STATUSES)
             error = error_after(row, model)
             text = "not run" if not run else "fails" if error is None else f"{error:.1f} %"
-            if error is not None and totals["ok"] < run:
-                text += f" ({run - totals['ok']} of {run} fail)"
+            if error is not None:
+                failed = f", {run - totals['ok']} of {run} fail" if totals["ok"] < run else ""
+                text += f" (n = {totals['ok']}{failed})"
             texts.append(f"{label(model)} {text}")
         return ", ".join(texts)
 
@@ -791,9 +806,11 @@ def closest_to_the_paper(rows: Sequence[dict[str, Any]]) -> str:
     planned = rows[0]["seeds_planned"]
     return (
         f"The grid has {len(rows)} settings, with {planned} seeds planned for each of three "
-        f"activations; {sum(runs)} of {planned * len(runs)} runs are there. ReLU's error after "
-        f"Task 2 comes closest to the paper's at {closest['label']}: {tell(closest)}. Where both "
-        f"train, the widest gap in LWTA's favour is at {widest['label']}: {tell(widest)}."
+        f"activations; {sum(runs)} of {planned * len(runs)} runs are there, and of "
+        f"{runs.count(0)} of {len(runs)} networks none: the setting is chosen among the others. "
+        f"ReLU's error after Task 2 comes closest to the paper's at {closest['label']}: "
+        f"{tell(closest)}. Where both train, the widest gap in LWTA's favour is at "
+        f"{widest['label']}: {tell(widest)}."
     )
 
 
@@ -847,8 +864,8 @@ def momentum() -> str:
     lines = [
         f"- {row['label']}: ReLU minus LWTA {estimate(pair_of(row)['difference'])} over "
         f"{row['n']} seeds, LWTA forgets less on {pair_of(row)['wins']}: "
-        f"**{pair_of(row)['verdict'].partition(':')[0]}**. Task 1 after Task 1: "
-        f"{estimate(row['learned_difference']['difference'])}; at the end: "
+        f"{interval_says(pair_of(row))} (adjusted p {adjusted_p(pair_of(row))}). "
+        f"Task 1 after Task 1: {estimate(row['learned_difference']['difference'])}; at the end: "
         f"{estimate(row['kept_difference']['difference'])}."
         for row in rows
     ]
@@ -873,14 +890,24 @@ def open_questions() -> str:
         sum(result[key] for result in results) / 3600
         for key in ("core_seconds", "core_seconds_planned")
     )
-    untried = sum(row["seeds_run"] == 0 for result in results for row in result["conditions"])
+    unknown = [text for result in results for text in result["cost_unknown"]]
+    kernels: Counter[str] = Counter()
+    for result in [*results, {"conditions": study("mechanism")["cases"]}]:
+        for row in result["conditions"]:
+            kernels.update(row["blas_kernels"])
     mechanism = study("mechanism")["core_seconds"] / 3600
     parts = [
         f"{len(results)} groups, {sum(len(r['conditions']) for r in results)} conditions, "
-        f"{spent:.1f} core-hours of training so far on {results[0]['environment']['processor']}; "
-        f"every seed planned takes about {planned:.0f} (a model that two groups share is counted "
-        f"in both; {untried} conditions that have no run yet are not). `study_mechanism.py` took "
-        f"{mechanism:.1f} more."
+        f"{spent:.1f} core-hours of training so far; every seed planned takes about {planned:.0f} "
+        "(a model that two groups share is counted in both; "
+        + (
+            f"without what has no run yet: {'; '.join(unknown)}). "
+            if unknown
+            else "all have runs). "
+        )
+        + f"`study_mechanism.py` took {mechanism:.1f} more. Models were trained with the BLAS "
+        f"kernels {' and '.join(f'{name} ({n:,})' for name, n in kernels.most_common())}; the "
+        "files count them by condition. Their `environment` is that of the tables."
     ]
     for result in results:
         hours = result["core_seconds"] / 3600
@@ -940,22 +967,25 @@ def every_unit_responds(every: Cases) -> list[str]:
         else "supported"
         if min(relu) > 0.9
         else "contradicted",
-        "controls.png",
+        "table of the controls",
     ]
 
 
 def task_1_drops_at_once(every: Cases) -> list[str]:
-    """A row of `mechanism_claims`: the early dip."""
-    case = every["default"]
+    """A row of `mechanism_claims`: the early dip, in every case."""
+    dips = {name: case["relu_minus"]["lwta"]["dip"] for name, case in every.items()}
+    relu_more = [name for name, dip in dips.items() if dip["ci95"] and dip["ci95"][0] > 0]
+    lwta_more = [name for name, dip in dips.items() if dip["ci95"] and dip["ci95"][1] < 0]
+    stays = every["default"]["models"]["lwta"]["measures"]["dip"]["ci95"][0] <= 0
+    case, dip = every["default"], dips["default"]
+    counts = f"ReLU's drops more in {len(relu_more)}, LWTA's in {len(lwta_more)} of {len(dips)}"
     return [
         "ReLU's Task 1 accuracy drops as soon as Task 2 starts, LWTA's stays",
-        "the most that is lost within the first 40 updates: " + of_both(case, "dip"),
-        pairs_in(case),
-        judge(
-            {"the dip": case["relu_minus"]["lwta"]["dip"]["ci95"]},
-            "supported: ReLU's drops more",
-            "contradicted: LWTA's drops more",
-        ).replace("not shown", "not shown: both drop"),
+        f"the most that is lost within the first 40 updates: {of_both(case, 'dip')}; LWTA's drops "
+        f"less on {dip['wins']} seeds, ReLU's on {dip['losses']}. Cases in which ReLU's drops "
+        f"more: {'; '.join(relu_more) or 'none'}. LWTA's: {'; '.join(lwta_more) or 'none'}",
+        f"{pairs_in(case)} (default)",
+        f"{'supported' if stays else 'contradicted: both drop'}; {counts} cases, unadjusted",
         "matching_rule.png",
     ]
 
@@ -1116,7 +1146,8 @@ def few_weights_change(every: Cases) -> list[str]:
             },
             "not supported: fewer stand still than in ReLU",
             "supported: more stand still than in ReLU",
-        ).replace("not shown", "not supported: some of ReLU's stand still too"),
+            "not supported: some of ReLU's stand still too",
+        ),
         "reach.png",
     ]
 
@@ -1143,9 +1174,8 @@ def winners_stay(every: Cases) -> list[str]:
             },
             "contradicted: fewer stay",
             "supported: more stay",
-        ).replace("not shown", "not supported: no more stay than in a ReLU that is as active")
-        if as_active["layer 1"]["ci95"][1] >= 0
-        else "supported in the first layer: more stay than in any ReLU",
+            "not supported by every comparison",
+        ),
         "reach.png",
     ]
 
@@ -1164,7 +1194,8 @@ def replaced_winners_cost(every: Cases) -> list[str]:
             {"kept": saved["ci95"]},
             "supported: keeping them saves",
             "contradicted: keeping them costs more",
-        ).replace("not shown", "not supported: keeping them is not shown to save anything"),
+            "not supported: keeping them is not shown to save anything",
+        ),
         "controls.png",
     ]
 
@@ -1176,6 +1207,7 @@ def competition_protects(every: Cases) -> list[str]:
     against_relu, against_lwta = (case[of]["fixed"][level] for of in ("relu_minus", "lwta_minus"))
     lwta = case["relu_minus"]["lwta"][level]
     ends = [case["models"][m]["measures"]["task 2"]["mean"] for m in (*PAIR, "fixed")]
+    worse = case["lwta_minus"]["fixed"]["task 2"]["ci95"][0] > 0
     return [
         "What protects is competition that goes on while the network learns",
         f"lost on Task 1 when Task 2 first reaches {CONTROL_LEVEL:.1%}: "
@@ -1186,8 +1218,8 @@ def competition_protects(every: Cases) -> list[str]:
         f"{lwta['n']}; {against_lwta['n']}",
         judge(
             {"matched": against_lwta["ci95"]},
-            "contradicted: a network in which nothing competes forgets less, and learns Task 2 "
-            "a little less well",
+            "contradicted: a network in which nothing competes forgets less"
+            + (", and learns Task 2 less well" if worse else ""),
             "supported",
         ),
         "controls.png",
@@ -1197,6 +1229,11 @@ def competition_protects(every: Cases) -> list[str]:
 def representation_is_lost(every: Cases) -> list[str]:
     """A row of `mechanism_claims`: what a refitted linear probe loses, beside forgetting."""
     case = every["default"]
+    lost, forgotten, untrained = (
+        {model: case["models"][model]["measures"][name]["mean"] for model in PAIR}
+        for name in ("probe lost", "forgetting", "probe before")
+    )
+    share, found = max(lost[m] / forgotten[m] for m in PAIR), min(untrained.values())
     return [
         "Task 1's representation is overwritten",
         "forgetting "
@@ -1210,8 +1247,12 @@ def representation_is_lost(every: Cases) -> list[str]:
         + "; with four layers: "
         + of_both(every["four layers"], "probe lost"),
         f"{pairs_in(case)}; {pairs_in(every['four layers'])}",
-        "not shown: the probe loses little, but it also finds most in the untrained network, so it "
-        "cannot tell",
+        f"not shown: the probe loses at most {share:.0%} of what is forgotten, but it finds "
+        f"{found:.0%} in the untrained network, so it cannot tell"
+        if share < 0.5 and found > 0.9
+        else "supported: the probe loses it too"
+        if share >= 0.5
+        else "contradicted: the probe keeps what was learned",
         "controls.png",
     ]
 
@@ -1360,7 +1401,7 @@ def overlaps() -> str:
     return markdown([*head, "across tasks", "independent units"], rows)
 
 
-MATCHED = (0.8, 0.9, 0.925)
+MATCHED = (0.8, 0.9, 0.925, 0.95)
 
 
 def matched_estimate(minus: dict[str, Any], level: float) -> str:
@@ -1416,14 +1457,19 @@ def controls() -> str:
     """LWTA and ReLU beside networks that have a part of what competition has."""
     every = cases()
     rows = []
+    kept = ("relu", "lwta", "kept", "fixed")
     for name, model in (
-        *(("default", m) for m in ("relu", "lwta", "kept", "fixed", "random", "shifted")),
+        *(("default", m) for m in (*kept, "random", "shifted")),
         *((f"LWTA with {units} units", "lwta") for units in (304, 200)),
+        *((cell, m) for cell in ("lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95") for m in kept),
     ):
         if name not in every:
             continue  # no run yet
         found = every[name]["models"][model]["measures"]
-        cells = [LABELS[model] if name == "default" else name, f"{found['forgetting']['n']}"]
+        text = name if name.startswith("LWTA") else LABELS[model]
+        text += f", {name}" if name.startswith("lr") else ""
+        run, planned = found["forgetting"]["n"], every[name]["seeds_planned"]
+        cells = [text, f"{run}" if run == planned else f"{run} of {planned}"]
         cells += [f"{found[f'activity, layer {n}, after Task 2']['mean']:.0%}" for n in (1, 2)]
         cells += [estimate(found["forgetting"], ""), f"{found['task 2']['mean']:.3f}"]
         for of in ("relu_minus", "lwta_minus"):
@@ -1498,7 +1544,12 @@ def fill(page: str, text: str) -> str:
     """A page with every block made anew; `InputError` if a marker is missing."""
     for name, make in PAGES[page].items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        block = make()
+        try:
+            block = make()
+        except KeyError as error:
+            raise InputError(
+                f"{page}: {name} needs {error}, which no file in study/ has; run its command first"
+            ) from None
         text, found = pattern.subn(
             lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text
         )
@@ -1514,9 +1565,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.parse_args(arguments)
-    for page in PAGES:
-        path = ROOT / page
-        write_atomically(path, fill(page, path.read_text(encoding="utf-8")).encode())
+    made = {page: fill(page, (ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
+    for page, text in made.items():
+        write_or_stop(ROOT / page, text.encode())
         print(f"Wrote {page}")
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import benchmark
-from compete_to_compute import Config, InputError
+from compete_to_compute import Config, InputError, Stopped
 
 
 def test_the_floor_has_the_products_of_training_and_evaluation(
@@ -45,7 +45,7 @@ def test_a_process_that_fails_is_said_with_its_reason() -> None:
     elapsed, peak = benchmark.run_process(["-c", "pass"])
     assert 0 < elapsed < 60
     assert peak > 1
-    with pytest.raises(InputError, match="ZeroDivisionError"):
+    with pytest.raises(Stopped, match="failed: ZeroDivisionError"):
         benchmark.run_process(["-c", "1 / 0"])
 
 

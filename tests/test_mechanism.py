@@ -299,5 +299,36 @@ def test_cases_resume_and_end_in_results_and_figures(
 def test_unknown_cases_are_refused() -> None:
     with pytest.raises(InputError, match="nonsense"):
         mechanism.main(["nonsense"])
-    with pytest.raises(InputError, match="--n-seeds"):
-        mechanism.main(["--n-seeds", "1"])
+    with pytest.raises(InputError, match="--jobs"):
+        mechanism.main(["--jobs", "0"])
+
+
+def test_one_finished_run_makes_results_and_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mechanism, "STUDY", tmp_path)
+    case = mechanism.Case(SMALL, models=("relu",), seeds=1)
+    mechanism.train_case("default", case, OPTIONS)
+    monkeypatch.setattr(mechanism, "CASES", {"default": replace(case, models=("relu", "lwta"))})
+    assert mechanism.main(["--finished-only"]) == 0
+    assert "no figures" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png"))
+    assert json.loads((tmp_path / "mechanism.json").read_text())["cases"][0]["seeds_run"] == 1
+
+
+@pytest.mark.parametrize("name", mechanism.CASES)
+def test_the_study_s_networks_start_task_2_as_they_are_compared(name: str) -> None:
+    runs = mechanism.finished_records(name, mechanism.CASES[name])
+    assert len({run["blas_kernel"] for run in runs}) == 1, "bits differ between kernels"
+    learned = {(run["model"], run["seed"]): run["accuracy_matrix"][:2] for run in runs}
+    for seed in mechanism.planned_seeds(mechanism.CASES[name]):
+        if ("kept", seed) in learned:
+            assert learned["kept", seed] == learned["lwta", seed]
+
+
+def test_a_journal_names_the_whole_configuration() -> None:
+    case = mechanism.CASES["default"]
+    before = mechanism.journal_of("default", case).identity
+    assert before["config"]["lr"] == Config().lr
+    other = mechanism.journal_of("default", replace(case, changes={"lr": 0.01})).identity
+    assert other != before

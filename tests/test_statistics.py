@@ -160,6 +160,14 @@ def test_verdict_follows_the_interval(interval: list[float], outcome: str) -> No
     assert verdict("relu", "lwta", comparison) == outcome
 
 
+def test_verdict_does_not_call_a_constant_difference_none() -> None:
+    def said(more: float) -> str | None:
+        return verdict("relu", "lwta", compare([0.25 + more, 0.5 + more], [0.25, 0.5]))
+
+    assert said(0) == "no difference shown: all 2 pairs are equal"
+    assert said(0.25) == "not judged: all 2 pairs differ by exactly +0.2500"
+
+
 def test_verdict_without_a_difference_says_what_would_have_been_seen() -> None:
     comparison = compare(list(DIFFERENCES), [0.0] * 40)
     assert comparison["smallest_detectable"] == pytest.approx(0.027, abs=5e-4)

@@ -13,7 +13,7 @@ import study_open_questions as study
 from compete_to_compute import ACTIVATIONS, STATUSES, Config, InputError, Run, check_config
 
 TINY = {"hidden": 20, "train_per_class": 20, "test_per_task": 50, "epochs": 2}
-OPTIONS = argparse.Namespace(n_seeds=None, jobs=1, data_dir=None, dask=None, finished_only=False)
+OPTIONS = argparse.Namespace(n_seeds=None, jobs=1, data_dir=None, client=None, finished_only=False)
 
 
 def saved(name: str) -> dict:
@@ -163,6 +163,44 @@ def test_results_of_an_unfinished_group_say_how_many_seeds_there_are(
     study.train_condition(both, range(2), OPTIONS)
     result = study.run_group("tiny", finished_only)
     assert "0 of 3, 2 run, failed: relu 2, lwta 2" in study.group_report(result)
+
+
+def test_fewer_seeds_this_time_leave_nothing_out_that_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "STUDY", tmp_path)
+    tiny = study.Condition("tiny", TINY, seeds=3)
+    monkeypatch.setitem(study.GROUPS, "tiny", study.Group("?", (tiny,)))
+    whole = study.run_group("tiny", OPTIONS)
+    fewer = study.run_group("tiny", argparse.Namespace(**{**vars(OPTIONS), "n_seeds": 2}))
+    assert fewer["conditions"] == whole["conditions"]
+    assert whole["core_seconds_planned"] == pytest.approx(whole["core_seconds"])
+    assert whole["cost_unknown"] == []
+    (row,) = whole["conditions"]
+    assert sum(row["blas_kernels"].values()) == 6
+
+
+def test_an_interval_that_its_p_value_does_not_bear_out_is_called_unadjusted() -> None:
+    pair = {"verdict": "LWTA forgets less", "sign_test_p_holm": 0.3}
+    assert study.interval_says(pair) == "LWTA forgets less, unadjusted"
+    assert study.interval_says({**pair, "sign_test_p_holm": 0.01}) == "LWTA forgets less"
+    unclear = {"verdict": "no difference shown: 9 seeds", "sign_test_p_holm": 1.0}
+    assert study.interval_says(unclear) == "no difference shown"
+
+
+@pytest.mark.parametrize("option", ["--jobs", "--n-seeds"])
+def test_counts_that_make_no_study_are_refused(option: str) -> None:
+    with pytest.raises(InputError, match=f"{option} must be 1 or more, not -1"):
+        study.main([option, "-1"])
+
+
+def test_a_damaged_file_of_results_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "STUDY", tmp_path)
+    (tmp_path / "default.json").write_text('{"schema": 1')
+    with pytest.raises(InputError, match=r"default\.json: damaged"):
+        study.saved_groups()
 
 
 def test_unknown_groups_are_refused() -> None:

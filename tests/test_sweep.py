@@ -195,6 +195,17 @@ def test_a_fresh_sweep_keeps_the_journal_that_was_in_its_way(tmp_path: Path) -> 
     journal = (tmp_path / "r.json.journal").read_bytes()
     main(options(tmp_path, "--n-seeds", "3"))
     assert (tmp_path / "r.json.journal.old").read_bytes() == journal
+    later = (tmp_path / "r.json.journal").read_bytes()
+    main(options(tmp_path, "--n-seeds", "2"))
+    assert (tmp_path / "r.json.journal.old2").read_bytes() == later
+    assert (tmp_path / "r.json.journal.old").read_bytes() == journal
+
+
+def test_an_empty_journal_takes_the_place_of_no_other(tmp_path: Path) -> None:
+    journal = compete_to_compute.Journal(tmp_path / "r.json", {"schema": 1})
+    journal.start([])
+    journal.start([])
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json.journal"]
 
 
 def test_a_worker_that_dies_stops_the_sweep_with_one_line(tmp_path: Path) -> None:
