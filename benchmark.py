@@ -197,7 +197,8 @@ def run_process(
     measure = (
         f"import os, resource, subprocess, sys, time; {pin if cores else ''}"
         "t = time.perf_counter();"
-        "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=subprocess.DEVNULL);"
+        "r = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL);"
+        "r.returncode and sys.exit(1);"
         "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     answer = subprocess.run(

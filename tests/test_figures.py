@@ -138,7 +138,7 @@ def test_five_tasks_and_joint_training_are_drawn_too(tmp_path: Path) -> None:
     for number, more in enumerate((["--tasks", "01", "23", "45", "67", "89"], ["--joint"])):
         folder = tmp_path / str(number)
         files = ["--out", str(folder / "r.json"), "--snapshots", str(folder / "s.npz")]
-        main([*files, *TINY, *more])
+        main([*files, *TINY, "--epochs", "1", *more])
         assert draw(folder, folder) == 0
         gif = ["--snapshots", str(folder / "s.npz"), "--out", str(folder / "a.gif")]
         assert make_compete_to_compute_gif.main(gif) == 0

@@ -268,12 +268,13 @@ def test_cases_resume_and_end_in_results_and_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mechanism, "STUDY", tmp_path)
+    short = {**SMALL, "epochs": 3}
     cases = {
-        "default": mechanism.Case(SMALL, models=tuple(mechanism.LABELS), seeds=3),
-        "four layers": mechanism.Case({**SMALL, "depth": 3}, seeds=3),
-        "LWTA with 200 units": mechanism.Case(SMALL, of_model={"lwta": {"hidden": 20}}, seeds=3),
-        "lr 0.05, momentum 0": mechanism.Case({**SMALL, "momentum": 0.5}, seeds=3),
-        "lr 0.05, slower": mechanism.Case(SMALL, seeds=3, ramp=5, against="default"),
+        "default": mechanism.Case(short, models=tuple(mechanism.LABELS), seeds=3),
+        "four layers": mechanism.Case({**short, "depth": 3}, seeds=3),
+        "LWTA with 200 units": mechanism.Case(short, of_model={"lwta": {"hidden": 20}}, seeds=3),
+        "lr 0.05, momentum 0": mechanism.Case({**short, "momentum": 0.5}, seeds=3),
+        "lr 0.05, slower": mechanism.Case(short, seeds=3, ramp=5, against="default"),
     }
     monkeypatch.setattr(mechanism, "CASES", cases)
     assert mechanism.main(["--n-seeds", "2", "--jobs", "2"]) == 0

@@ -188,6 +188,9 @@ def test_first_epoch_agrees_with_a_naive_implementation(activation: str, mnist: 
     assert row["test_accuracy"][0] == pytest.approx(accuracy, abs=0.002)
 
 
+in_one_process = pytest.mark.xdist_group("ten seeds")  # what takes longest, made once
+
+
 @pytest.fixture(scope="module")
 def ten_seeds(mnist: Mnist) -> dict[tuple[str, int], Run]:
     """Seeds 0-9 at the default configuration; seed 0 is the headline."""
@@ -196,6 +199,7 @@ def ten_seeds(mnist: Mnist) -> dict[tuple[str, int], Run]:
     return {(run.record["model"], run.record["seed"]): run for run in runs}
 
 
+@in_one_process
 @pytest.mark.parametrize(
     ("activation", "published"),
     [
@@ -211,6 +215,7 @@ def test_task_1_of_seed_0_is_the_published_one(
     np.testing.assert_allclose([row["test_accuracy"] for row in rows], published, atol=0.002)
 
 
+@in_one_process
 @pytest.mark.parametrize(("activation", "published"), [("relu", 0.045), ("lwta", 0.043)])
 def test_mean_forgetting_of_ten_seeds_is_the_published_one(
     activation: str, published: float, ten_seeds: dict[tuple[str, int], Run]

@@ -291,8 +291,3 @@ def test_swapping_the_models_mirrors_the_comparison(first: list[float]) -> None:
     low, high = one["difference"]["ci95"]
     assert math.isclose(low, -other["difference"]["ci95"][1], abs_tol=1e-12)
     assert math.isclose(high, -other["difference"]["ci95"][0], abs_tol=1e-12)
-
-
-def test_equal_pairs_have_no_spread_and_so_no_verdict() -> None:
-    comparison = compare([0.25, 0.25], [0.125, 0.125])
-    assert verdict("relu", "lwta", comparison) == "no difference shown: all 2 pairs are equal"
