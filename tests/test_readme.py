@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from write_readme_tables import PAGES, ROOT, fill
+import write_readme_tables
+from compete_to_compute import InputError
+from write_readme_tables import PAGES, ROOT, fill, judge
 
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 README = TEXTS["README.md"]
@@ -44,5 +46,29 @@ def test_measured_numbers_stand_only_in_the_tables(page: str) -> None:
     prose = TEXTS[page]
     for name in PAGES[page]:
         prose = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", "", prose, flags=re.DOTALL)
-    quoted = {"0.03", "0.9", "11.42"}  # a target loss, and two definitions
+    # A target loss, the published settings, and a definition.
+    quoted = {"0.03", "0.05", "0.9", "0.0001", "11.42"}
     assert set(re.findall(r"\d+\.\d+", prose)) <= quoted
+
+
+def test_a_verdict_needs_all_of_its_intervals() -> None:
+    above, below, around = [0.1, 0.2], [-0.2, -0.1], [-0.1, 0.1]
+    assert judge({"a": above, "b": above}, "more", "less") == "more"
+    assert judge({"a": below, "b": below}, "more", "less") == "less"
+    assert judge({"a": around, "b": around}, "more", "less", "neither") == "neither"
+    mixed = judge({"a": above, "b": around, "c": below}, "more", "less", null="one")
+    assert mixed == "not shown; unadjusted, above one in a and below one in c alone"
+    assert judge({"a": None}, "more", "less") == "no pairs"
+
+
+def test_a_result_that_is_missing_is_said_and_no_page_is_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> str:
+        raise KeyError("lr 0.02")
+
+    last = list(PAGES)[-1]
+    monkeypatch.setitem(PAGES[last], list(PAGES[last])[-1], missing)
+    monkeypatch.setattr(write_readme_tables, "write_or_stop", None)
+    with pytest.raises(InputError, match=r"lr 0\.02.*run its command first"):
+        write_readme_tables.main([])
