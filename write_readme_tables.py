@@ -882,8 +882,8 @@ def edge() -> str:
     standing = [row for row in rows if pair_of(row)["sign_test_p_holm"] < 0.05]
     return (
         f"In the {len(failing)} cells in which LWTA runs fail, ReLU minus LWTA is "
-        f"{reach(failing)}; in the other {len(others)} it is {reach(others)}. An adjusted p is below .05 at "
-        f"{' and at '.join(row['label'] for row in standing) or 'none'}."
+        f"{reach(failing)}; in the other {len(others)} it is {reach(others)}. An adjusted p is "
+        f"below .05 at {' and at '.join(row['label'] for row in standing) or 'none'}."
     )
 
 
