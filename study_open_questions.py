@@ -378,28 +378,46 @@ def journal_of(config: Config) -> Journal:
     return Journal(STUDY / "journals" / name, run_identity(config))
 
 
-def train_condition(condition: Condition, seeds: range, options: argparse.Namespace) -> list[Run]:
-    """The runs of one condition, training those that no journal has, unless told not to."""
-    runs: list[Run] = []
-    by_config: dict[Config, list[str]] = {}
+def by_config(condition: Condition) -> dict[Config, list[str]]:
+    """The activations of a condition by their configuration, which each have a journal."""
+    models: dict[Config, list[str]] = {}
     for model in condition.activations:
-        by_config.setdefault(condition.config(model), []).append(model)
-    for config, models in by_config.items():
+        models.setdefault(condition.config(model), []).append(model)
+    return models
+
+
+def train_condition(condition: Condition, options: argparse.Namespace) -> None:
+    """Train the runs of one condition that no journal has, of `--n-seeds` seeds at most."""
+    for config, models in by_config(condition).items():
         check_config(config, [ACTIVATIONS[model] for model in models])
         journal = journal_of(config)
-        finished = {(r.record["seed"], r.record["model"]): r for r in journal.read()}
-        wanted = [(seed, model) for seed in seeds for model in models]
-        missing = [(ACTIVATIONS[m], seed) for seed, m in wanted if (seed, m) not in finished]
-        if missing and not options.finished_only:
-            journal.path.parent.mkdir(parents=True, exist_ok=True)
-            journal.start(list(finished.values()))
-            executor = dask_executor(options.client) if options.client else None
-            jobs = options.jobs or available_cores()
-            # No headline seed: nothing here needs snapshots.
-            new = run_units(config, missing, -1, jobs, options.data_dir, executor)
-            for run in with_progress(new, len(missing), quiet=False):
-                journal.append(run)
-                finished[run.record["seed"], run.record["model"]] = run
+        finished = journal.read()
+        have = {(run.record["seed"], run.record["model"]) for run in finished}
+        seeds = planned_seeds(condition)[: options.n_seeds]
+        missing = [(ACTIVATIONS[m], s) for s in seeds for m in models if (s, m) not in have]
+        if not missing:
+            continue
+        journal.path.parent.mkdir(parents=True, exist_ok=True)
+        journal.start(finished)
+        executor = dask_executor(options.client) if options.client else None
+        jobs = options.jobs or available_cores()
+        # No headline seed: nothing here needs snapshots.
+        runs = run_units(config, missing, -1, jobs, options.data_dir, executor)
+        for run in with_progress(runs, len(missing), quiet=False):
+            journal.append(run)
+
+
+def planned_seeds(condition: Condition) -> range:
+    """The seeds of one condition."""
+    return range(condition.first_seed, condition.first_seed + condition.seeds)
+
+
+def finished_runs(condition: Condition) -> list[Run]:
+    """The planned runs of one condition that its journals have."""
+    runs: list[Run] = []
+    for config, models in by_config(condition).items():
+        finished = {(r.record["seed"], r.record["model"]): r for r in journal_of(config).read()}
+        wanted = [(seed, model) for seed in planned_seeds(condition) for model in models]
         runs += [finished[key] for key in wanted if key in finished]
     return runs
 
@@ -551,18 +569,14 @@ def is_tested(name: str, condition: Condition) -> bool:
 def run_group(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train what is missing of one group and write study/NAME.json."""
     group = GROUPS[name]
-    finished_only = argparse.Namespace(**{**vars(options), "finished_only": True})
     rows, core_seconds, planned, unknown = [], 0.0, 0.0, []
     runs_of: dict[str, Sequence[Run]] = {}
     for number, condition in enumerate(group.conditions, start=1):
-        count = min(condition.seeds, options.n_seeds or condition.seeds)
-        seeds = range(condition.first_seed, condition.first_seed + count)
         if not options.finished_only:
-            print(f"{name} {number}/{len(group.conditions)}: {condition.label}, {count} seeds")
-            train_condition(condition, seeds, options)
+            print(f"{name} {number}/{len(group.conditions)}: {condition.label}")
+            train_condition(condition, options)
         # Fewer seeds this time leave nothing out that earlier times finished.
-        everything = range(condition.first_seed, condition.first_seed + condition.seeds)
-        runs = train_condition(condition, everything, finished_only)
+        runs = finished_runs(condition)
         core_seconds += sum(run.seconds for run in runs)
         for model in condition.activations:
             took = [run.seconds for run in runs if run.record["model"] == model]

@@ -160,7 +160,7 @@ def test_results_of_an_unfinished_group_say_how_many_seeds_there_are(
     finished_only = argparse.Namespace(**{**vars(OPTIONS), "finished_only": True})
     (row,) = study.run_group("tiny", finished_only)["conditions"]
     assert (row["seeds_run"], row["n"]) == (0, 0)
-    study.train_condition(both, range(2), OPTIONS)
+    study.train_condition(both, argparse.Namespace(**{**vars(OPTIONS), "n_seeds": 2}))
     result = study.run_group("tiny", finished_only)
     assert "0 of 3, 2 run, failed: relu 2, lwta 2" in study.group_report(result)
 
