@@ -769,7 +769,7 @@ def train_phases(
     history.matrix.append(accuracies)
 
     for number, phase in enumerate(phases, start=1):
-        # Momentum left in output weights that are to stand still would move them on.
+        # An output layer for each task is a task begun anew: the step carries nothing over.
         if config.head == "frozen" or config.restart_momentum:
             network.velocity[:] = 0
         for epoch in range(1, config.epochs + 1):
