@@ -188,41 +188,27 @@ def test_first_epoch_agrees_with_a_naive_implementation(activation: str, mnist: 
     assert row["test_accuracy"][0] == pytest.approx(accuracy, abs=0.002)
 
 
-in_one_process = pytest.mark.xdist_group("ten seeds")  # what takes longest, made once
-
-
-@pytest.fixture(scope="module")
-def ten_seeds(mnist: Mnist) -> dict[tuple[str, int], Run]:
-    """Seeds 0-9 at the default configuration; seed 0 is the headline."""
+def test_seeds_0_to_9_agree_with_the_published_run(mnist: Mnist) -> None:
     units = [(activation, seed) for seed in range(10) for activation in BOTH]
-    runs = ctc.run_units(Config(), units, headline=0, jobs=2, data_dir=None)
-    return {(run.record["model"], run.record["seed"]): run for run in runs}
-
-
-@in_one_process
-@pytest.mark.parametrize(
-    ("activation", "published"),
-    [
-        ("relu", [(0.956, 0.143), (0.961, 0.125), (0.971, 0.112), (0.968, 0.112), (0.974, 0.119)]),
-        ("lwta", [(0.963, 0.217), (0.971, 0.147), (0.975, 0.171), (0.973, 0.155), (0.973, 0.162)]),
-    ],
-)
-def test_task_1_of_seed_0_is_the_published_one(
-    activation: str, published: list, ten_seeds: dict[tuple[str, int], Run]
-) -> None:
-    rows = ten_seeds[activation, 0].schedule[:5]
-    assert [(row["task"], row["epoch"]) for row in rows] == [(1, e) for e in range(1, 6)]
-    np.testing.assert_allclose([row["test_accuracy"] for row in rows], published, atol=0.002)
-
-
-@in_one_process
-@pytest.mark.parametrize(("activation", "published"), [("relu", 0.045), ("lwta", 0.043)])
-def test_mean_forgetting_of_ten_seeds_is_the_published_one(
-    activation: str, published: float, ten_seeds: dict[tuple[str, int], Run]
-) -> None:
-    records = [ten_seeds[activation, seed].record for seed in range(10)]
-    assert [record["status"] for record in records] == ["ok"] * 10
-    assert np.mean([r["forgetting"] for r in records]) == pytest.approx(published, abs=0.02)
+    runs = {
+        (run.record["model"], run.record["seed"]): run
+        for run in ctc.run_units(Config(), units, headline=0, jobs=2, data_dir=None)
+    }
+    task_1_of_seed_0 = {
+        "relu": [(0.956, 0.143), (0.961, 0.125), (0.971, 0.112), (0.968, 0.112), (0.974, 0.119)],
+        "lwta": [(0.963, 0.217), (0.971, 0.147), (0.975, 0.171), (0.973, 0.155), (0.973, 0.162)],
+    }
+    mean_forgetting = {"relu": 0.045, "lwta": 0.043}
+    for model in ("relu", "lwta"):
+        rows = runs[model, 0].schedule[:5]
+        assert [(row["task"], row["epoch"]) for row in rows] == [(1, e) for e in range(1, 6)]
+        np.testing.assert_allclose(
+            [row["test_accuracy"] for row in rows], task_1_of_seed_0[model], atol=0.002
+        )
+        records = [runs[model, seed].record for seed in range(10)]
+        assert [record["status"] for record in records] == ["ok"] * 10
+        forgetting = np.mean([record["forgetting"] for record in records])
+        assert forgetting == pytest.approx(mean_forgetting[model], abs=0.02)
 
 
 # --- Determinism --------------------------------------------------------------------------------
