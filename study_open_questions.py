@@ -748,18 +748,25 @@ def change_table(result: dict[str, Any]) -> str | None:
     return markdown([*head, "of ReLU minus LWTA", "ratio of its std"], rows)
 
 
+def trained(row: dict[str, Any], model: str) -> str:
+    """How many of an activation's runs trained, how many were planned if more, how many did not
+    reach the loss that ends a task."""
+    totals = row["aggregate"]["models"][model]
+    run = sum(totals[status] for status in STATUSES)
+    text = f"{totals['ok']} of {run}"
+    if run < row["seeds_planned"]:
+        text += f", {row['seeds_planned']} planned"
+    if row["targets_missed"][model]:
+        text += f", {row['targets_missed'][model]} short of the target loss"
+    return text
+
+
 def models_table(result: dict[str, Any]) -> str:
     """Each activation by itself: accuracies, forgetting, transfer, means over its own runs."""
     rows = []
     for row in result["conditions"]:
         for model, totals in row["aggregate"]["models"].items():
-            run = sum(totals[status] for status in STATUSES)
-            count = f"{totals['ok']} of {run}"
-            if run < row["seeds_planned"]:
-                count += f", {row['seeds_planned']} planned"
-            if row["targets_missed"][model]:
-                count += f", {row['targets_missed'][model]} short of the target loss"
-            cells = [row["label"], label(model), count]
+            cells = [row["label"], label(model), trained(row, model)]
             for name in ("first_task_learned", "first_task_kept", "last_task_accuracy"):
                 cells.append(estimate(row[name][model], "").partition(" ")[0])
             cells += [estimate(totals[name], "") for name in ("average_accuracy", "forgetting")]
@@ -781,7 +788,7 @@ def paper_table(result: dict[str, Any]) -> str:
     for row in result["conditions"]:
         for model in row["aggregate"]["models"]:
             errors = [row[name][model] for name in ("first_task_learned", "first_task_kept")]
-            cells = [row["label"], label(model), f"{errors[0]['n']}"]
+            cells = [row["label"], label(model), trained(row, model)]
             for error in errors:
                 text = "-" if error["mean"] is None else f"{100 * (1 - error['mean']):.2f}"
                 if error["std"] is not None:
@@ -789,7 +796,8 @@ def paper_table(result: dict[str, Any]) -> str:
                     text += f", median {100 * (1 - error['median']):.2f} %"
                 cells.append(text)
             rows.append(cells)
-    head = ["Task 1 test error, mean ± std", "activation", "runs", "after Task 1", "after Task 2"]
+    head = ["Task 1 test error, mean ± std", "activation", "trained"]
+    head += ["after Task 1", "after Task 2"]
     return markdown(head, rows)
 
 
@@ -937,16 +945,17 @@ def paper_figure(result: dict[str, Any]) -> Figure:
                 totals = row["aggregate"]["models"][model]
                 failed = totals["diverged"] + totals["untrained"]
                 if failed:
-                    axes.plot(place + shift, 85, "X", color=colour(model), markersize=8)
+                    height = (110, 92, 77)[number]  # above the errors, a line an activation
+                    axes.plot(place, height, "X", color=colour(model), markersize=7)
                     text = f"{failed} of {failed + totals['ok']}"
-                    axes.text(place + shift, 69, text, ha="center", fontsize=7)
+                    axes.text(place + 0.1, height, text, va="center", fontsize=7)
         ticks = [
             f"lr {row['config']['relu']['lr']}\nm {row['config']['relu']['momentum']}"
             for row in rows
         ]
         axes.set_xticks(range(len(rows)), ticks)
         axes.set_xlim(-0.5, len(rows) - 0.5)
-        axes.set(title=f"{depth} hidden layers", yscale="log", ylim=(1, 100))
+        axes.set(title=f"{depth} hidden layers", yscale="log", ylim=(1, 125))
         axes.set_xlabel("learning rate and momentum m, by lr / (1 - m)")
         axes.set_yticks([1, 2, 5, 10, 20, 50], [1, 2, 5, 10, 20, 50])
         axes.grid(alpha=0.2)

@@ -739,6 +739,7 @@ FINDINGS = (
     ("Dropout 0.5, input 0.2", "dropout", "hidden 0.5, input 0.2"),
     ("Ten digits, then permuted, 5 epochs", "permuted", "ten digits, then permuted, 5 epochs"),
     ("Ten digits, then permuted, 50 epochs", "permuted", "ten digits, then permuted, 50 epochs"),
+    ("800x3, 50 epochs", "scale", "800x3, 50 epochs"),
     ("1024x3, 50 epochs", "scale", "1024x3, 50 epochs"),
 )
 
@@ -815,10 +816,14 @@ def closest_to_the_paper(rows: Sequence[dict[str, Any]]) -> str:
         for totals in row["aggregate"]["models"].values()
     ]
     planned = rows[0]["seeds_planned"]
+    empty = (
+        f" and {runs.count(0)} of {len(runs)} networks have none: the setting is chosen among the "
+        "others"
+    )
     return (
         f"The grid has {len(rows)} settings, with {planned} seeds planned for each of three "
-        f"activations; {sum(runs)} of {planned * len(runs)} runs are there, and of "
-        f"{runs.count(0)} of {len(runs)} networks none: the setting is chosen among the others. "
+        f"activations; {sum(runs)} of {planned * len(runs)} runs are there"
+        f"{empty if 0 in runs else ''}. "
         f"ReLU's error after Task 2 comes closest to the paper's at {closest['label']}: "
         f"{tell(closest)}. Where both train, the widest gap in LWTA's favour is at "
         f"{widest['label']}: {tell(widest)}."
