@@ -144,7 +144,10 @@ PAPER = {
 }
 # Of the settings of group `paper` at which every run of all three activations trains, the one with
 # the fewest runs short of the target loss, then with the fewest epochs: lr and momentum by depth.
-PAPER_CHOICE = {2: (0.05, 0.9), 3: (0.2, 0.5)}
+PAPER_CHOICE = {2: (0.05, 0.9), 3: (0.1, 0.5)}
+# What the rule gave at depth 3 when most cells of the grid had one seed, and the seeds of the
+# result were run there. Then LWTA diverged on another seed of that cell; its runs are still shown.
+PAPER_FIRST_CHOICE = {3: (0.2, 0.5)}
 
 
 def under_paper(depth: int, lr: float, momentum: float) -> Condition:
@@ -344,7 +347,8 @@ GROUPS = {
     "paper-chosen": Group(
         "Does the paper's protocol show the paper's gap?",
         tuple(
-            replace(under_paper(depth, lr, m), seeds=20) for depth, (lr, m) in PAPER_CHOICE.items()
+            replace(under_paper(depth, lr, m), seeds=20)
+            for depth, (lr, m) in (*PAPER_CHOICE.items(), *PAPER_FIRST_CHOICE.items())
         ),
     ),
     "paper-stopping": Group(
