@@ -1124,7 +1124,7 @@ def reach_figure(cases: dict[str, dict[str, Any]]) -> Figure:
             )
         axes.set(title=name, xlabel="hidden layer", ylabel=f"share of {text}", xlim=(0.7, 2.6))
         axes.set_xticks([1, 2])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])  # a mark at zero is seen whole
         axes.grid(alpha=0.2)
     figure.legend(
         *all_axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
