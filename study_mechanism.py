@@ -1006,7 +1006,7 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
 CONTROL_LEVEL = 0.925  # of Task 2 accuracy, at which the controls are compared
 LOSSES = (  # a measure, its marker, what it is
     ("forgetting", "o", "at the end of Task 2 (forgetting)"),
-    (f"lost at {CONTROL_LEVEL}", "s", f"when Task 2 is first known to {CONTROL_LEVEL:.1%}"),
+    (f"lost at {CONTROL_LEVEL}", "s", f"when Task 2 first reaches {CONTROL_LEVEL:.1%}, if most do"),
     ("probe lost", "D", "by a linear probe refitted on the last hidden layer"),
 )
 

@@ -452,7 +452,9 @@ def condition_row(condition: Condition, runs: Sequence[Run]) -> dict[str, Any]:
         "config": {model: asdict(condition.config(model)) for model in condition.activations},
         "seeds_planned": condition.seeds,
         "first_seed": condition.first_seed,
-        "seeds_run": len({r["seed"] for r in records}),
+        "seeds_run": len(
+            set.intersection(*({r["seed"] for r in records if r["model"] == m} for m in PAIR))
+        ),
         "blas_kernels": dict(Counter(r["blas_kernel"] for r in records)),
         "n": totals["pairs"][0]["difference"]["n"],
         "aggregate": totals,
@@ -462,6 +464,7 @@ def condition_row(condition: Condition, runs: Sequence[Run]) -> dict[str, Any]:
                 ("average_accuracy", lambda r: r["average_accuracy"]),
                 ("learned", lambda r: r["accuracy_matrix"][1][0]),
                 ("kept", lambda r: r["accuracy_matrix"][-1][0]),
+                ("last_task", lambda r: r["accuracy_matrix"][-1][-1]),
             )
         },
         "first_task_learned": accuracy(1, 0),
@@ -701,11 +704,22 @@ def group_table(result: dict[str, Any]) -> str:
 
 
 def interval_says(pair: dict[str, Any]) -> str:
-    """The verdict without its smallest difference, and whether the adjusted p-value agrees."""
+    """The verdict without its smallest difference, and where the sign test says another thing."""
     said = (pair["verdict"] or "").partition(":")[0]
-    p_value = pair.get("sign_test_p_holm")
-    doubted = said.endswith("forgets less") and p_value is not None and p_value >= 0.05
-    return said + (", unadjusted" if doubted else "")
+    adjusted = pair.get("sign_test_p_holm")
+    if adjusted is None:
+        return said
+    if adjusted < 0.05:
+        signs = f"{favours(pair)} forgets less"
+        return said if said == signs else f"{said}; by the sign test {signs}"
+    if not said.endswith("forgets less"):
+        return said
+    return said + (", unadjusted" if pair["sign_test_p"] < 0.05 else ", by the interval alone")
+
+
+def favours(pair: dict[str, Any]) -> str:
+    """The activation that forgets less on more seeds."""
+    return label("lwta" if pair["wins"] > pair["losses"] else "relu")
 
 
 def adjusted_p(pair: dict[str, Any]) -> str:
@@ -831,22 +845,23 @@ def group_report(result: dict[str, Any]) -> str:
 
 def outcome(result: dict[str, Any]) -> str:
     """One line: in how many conditions which activation forgets less."""
-    pairs = [pair_of(row) for row in result["conditions"]]
-    tested = [pair for pair in pairs if pair["sign_test_p_holm"] is not None]
-    verdicts = [pair["verdict"] for pair in tested]
-    counts = [
-        f"{text} in {count}"
-        for text, start in (
-            ("LWTA forgets less", "LWTA"),
-            ("ReLU forgets less", "ReLU"),
-            ("no difference shown", "no difference"),
-        )
-        if (count := sum((verdict or "").startswith(start) for verdict in verdicts))
-    ]
-    if missing := sum(pair["difference"]["n"] == 0 for pair in pairs):
+    rows = [row for row in result["conditions"] if not row["config"]["relu"]["joint"]]
+    tested = [row for row in rows if pair_of(row)["sign_test_p_holm"] is not None]
+    if not tested:
+        return "Nothing to test."
+    # Where both keep less than chance of Task 1, forgetting is only what they had learned of it.
+    judged = [row for row in tested if max(row["first_task_kept"][m]["mean"] for m in PAIR) > 0.2]
+    verdicts = Counter((pair_of(row)["verdict"] or "").partition(":")[0] for row in judged)
+    counts = [f"{text} in {count}" for text, count in verdicts.most_common() if text]
+    if len(judged) < len(tested):
+        counts.append(f"both lose all of Task 1 in {len(tested) - len(judged)}")
+    if missing := sum(row["n"] == 0 for row in rows):
         counts.append(f"no pairs in {missing}")
-    standing = sum(pair["sign_test_p_holm"] < 0.05 for pair in tested)
-    return f"{', '.join(counts) or 'Nothing to test'}; {standing} with an adjusted p below .05."
+    standing = Counter(
+        favours(pair_of(row)) for row in judged if pair_of(row)["sign_test_p_holm"] < 0.05
+    )
+    signs = ", ".join(f"{name} in {count}" for name, count in standing.items()) or "neither"
+    return f"{', '.join(counts)}; the adjusted sign test favours {signs}."
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -885,7 +900,8 @@ def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
             seen.add(key)
             name = result["name"]
             text = name if row["label"] == name else f"{name}: {row['label']}"
-            rows.append((difference["mean"], difference["ci95"], f"{text} (n = {row['n']})"))
+            of = f" of {row['seeds_planned']}" if row["n"] < row["seeds_planned"] else ""
+            rows.append((difference["mean"], difference["ci95"], f"{text} (n = {row['n']}{of})"))
     rows.sort()
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.19 * len(rows)), layout="constrained")
     for y, (mean, (low, high), _) in enumerate(rows):
@@ -897,7 +913,8 @@ def summary_figure(results: Sequence[dict[str, Any]]) -> Figure:
     axes.set_ylim(-1, len(rows))
     axes.set_xlabel("forgetting of ReLU minus LWTA, 95 % interval, unadjusted")
     figure.suptitle(
-        "Where LWTA forgets less (blue), ReLU does (orange), or neither is shown (grey)",
+        "Where LWTA forgets less (blue), ReLU does (orange), or neither is shown (grey),\n"
+        "by the interval alone; each seed's mean over several conditions is not here",
         fontsize=10,
     )
     axes.grid(axis="x", alpha=0.2)
@@ -914,11 +931,11 @@ def paper_figure(result: dict[str, Any]) -> Figure:
     """Task 1's test error after Task 2 over the grid of the paper's protocol, a panel a depth."""
     depths = sorted({row["config"]["relu"]["depth"] for row in result["conditions"]})
     counts = [
-        sum(totals[status] for status in STATUSES)
+        totals["ok"]
         for row in result["conditions"]
         for totals in row["aggregate"]["models"].values()
     ]
-    fewest, most = min(filter(None, counts)), max(counts)
+    fewest, most = min(filter(None, counts), default=0), max(counts)
     figure, panels = plt.subplots(
         1, len(depths), figsize=(11, 4.8), layout="constrained", sharey=True
     )
@@ -943,8 +960,8 @@ def paper_figure(result: dict[str, Any]) -> Figure:
     )
     figure.suptitle(
         "The paper's protocol: which learning rate and momentum come close to its errors?\n"
-        f"Mean and standard deviation over the seeds run, {fewest} to {most}; hollow: a single "
-        "seed; crosses: runs that failed; bands: the paper's own",
+        f"Mean and standard deviation over the runs that trained, {fewest} to {most}; hollow: a "
+        "single run; crosses: runs that failed; bands: the paper's own",
         fontsize=10,
     )
     return figure
@@ -996,8 +1013,7 @@ def phase_figure(result: dict[str, Any]) -> Figure:
         return lambda c: c["aggregate"]["models"][model]["forgetting"]["mean"]
 
     def last_task(c: dict[str, Any]) -> float | None:
-        means = [c["last_task_accuracy"][model]["mean"] for model in PAIR]
-        return None if None in means else means[0] - means[1]
+        return c["last_task_difference"]["difference"]["mean"]
 
     panels = (
         ("Forgetting, ReLU minus LWTA", difference, difference_lines, "RdBu", True),
@@ -1074,21 +1090,26 @@ def difference_lines(condition: dict[str, Any]) -> list[str]:
     summary = pair_of(condition)["difference"]
     lines = []
     if summary["mean"] is not None:
-        low, high = summary["ci95"] or (-math.inf, math.inf)
-        text = f"{summary['mean']:+.3f}"
-        lines.append(rf"$\mathbf{{{text}}}$" if low > 0 or high < 0 else text)
+        lines.append(difference_text(summary))
         if summary["ci95"]:
+            low, high = summary["ci95"]
             lines.append(f"± {(high - low) / 2:.3f}")
     return [*lines, *failed_lines(condition)]
 
 
+def difference_text(summary: dict[str, Any]) -> str:
+    """A mean difference, bold where its interval excludes zero."""
+    low, high = summary["ci95"] or (-math.inf, math.inf)
+    text = f"{summary['mean']:+.3f}"
+    return rf"$\mathbf{{{text}}}$" if low > 0 or high < 0 else text
+
+
 def last_task_lines(condition: dict[str, Any]) -> list[str]:
-    """A cell's final accuracies on Task 2 and their difference."""
+    """A cell's final accuracies on Task 2, each over all its runs, and their paired difference."""
     means = {model: condition["last_task_accuracy"][model]["mean"] for model in PAIR}
     lines = [f"{label(model)} {mean:.3f}" for model, mean in means.items() if mean is not None]
-    if len(lines) == len(PAIR):
-        lines.insert(0, f"{means['relu'] - means['lwta']:+.3f}")
-    return lines
+    summary = condition["last_task_difference"]["difference"]
+    return lines if summary["mean"] is None else [difference_text(summary), *lines]
 
 
 def mean_lines(model: str) -> Callable[[dict[str, Any]], list[str]]:

@@ -183,12 +183,42 @@ def test_fewer_seeds_this_time_leave_nothing_out_that_is_finished(
     assert sum(row["blas_kernels"].values()) == 6
 
 
-def test_an_interval_that_its_p_value_does_not_bear_out_is_called_unadjusted() -> None:
-    pair = {"verdict": "LWTA forgets less", "sign_test_p_holm": 0.3}
-    assert study.interval_says(pair) == "LWTA forgets less, unadjusted"
-    assert study.interval_says({**pair, "sign_test_p_holm": 0.01}) == "LWTA forgets less"
-    unclear = {"verdict": "no difference shown: 9 seeds", "sign_test_p_holm": 1.0}
-    assert study.interval_says(unclear) == "no difference shown"
+def test_an_interval_and_a_sign_test_that_disagree_are_both_told() -> None:
+    pair = {"verdict": "LWTA forgets less", "sign_test_p": 0.01, "wins": 9, "losses": 1}
+    said = {
+        holm: study.interval_says({**pair, "sign_test_p_holm": holm}) for holm in (0.02, 0.3, None)
+    }
+    assert said == {
+        0.02: "LWTA forgets less",
+        0.3: "LWTA forgets less, unadjusted",
+        None: "LWTA forgets less",
+    }
+    doubted = {**pair, "sign_test_p": 0.06, "sign_test_p_holm": 0.3}
+    assert study.interval_says(doubted) == "LWTA forgets less, by the interval alone"
+    unclear = {**pair, "verdict": "no difference shown: 9 seeds could have shown 0.1"}
+    told = {holm: study.interval_says({**unclear, "sign_test_p_holm": holm}) for holm in (0.02, 1)}
+    assert told[0.02] == "no difference shown; by the sign test LWTA forgets less"
+    assert told[1] == "no difference shown"
+
+
+def test_a_group_is_told_in_a_line_with_whom_the_sign_test_favours() -> None:
+    def row(verdict: str, wins: int, holm: float | None, kept: float = 0.9) -> dict:
+        pair = {"verdict": verdict, "wins": wins, "losses": 40 - wins, "sign_test_p_holm": holm}
+        return {
+            **{"config": {"relu": {"joint": False}}, "n": 40, "aggregate": {"pairs": [pair]}},
+            "first_task_kept": {model: {"mean": kept} for model in study.PAIR},
+        }
+
+    rows = [
+        row("LWTA forgets less", 26, 0.2),
+        row("no difference shown: 40 seeds", 11, 0.04),
+        row("LWTA forgets less", 30, 0.001, kept=0.0),
+        row("no difference shown: 40 seeds", 20, None),
+    ]
+    assert study.outcome({"conditions": rows}) == (
+        "LWTA forgets less in 1, no difference shown in 1, both lose all of Task 1 in 1; "
+        "the adjusted sign test favours ReLU in 1."
+    )
 
 
 @pytest.mark.parametrize("option", ["--jobs", "--n-seeds"])
