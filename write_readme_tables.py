@@ -859,11 +859,11 @@ def gap_of_the_paper(chosen: Sequence[Row], grid: Sequence[Row]) -> str:
         f"LWTA, is shown at {' and '.join(shown) or f'none of the {len(chosen)} settings'}. In "
         f"the grid ReLU errs at least {reported - spread:.1f} %, the paper's mean less a standard "
         f"deviation, at {'; '.join(row['label'] for row in high) or 'no setting'}. LWTA trains "
-        f"there in {trained or 'none'} of its runs. Elsewhere {' and '.join(map(elsewhere, PAIR))}. The "
-        f"widest gap in LWTA's favour is at {widest['label']}: in forgetting "
-        f"{estimate(gap(widest))}, n = {widest['n']}. The grid has {len(grid)} settings, with "
-        f"{planned} seeds planned for each of three activations; {sum(runs)} of "
-        f"{planned * len(runs)} runs are there."
+        f"there in {trained or 'none'} of its runs. Elsewhere "
+        f"{' and '.join(map(elsewhere, PAIR))}. The widest gap in LWTA's favour is at "
+        f"{widest['label']}: in forgetting {estimate(gap(widest))}, n = {widest['n']}. The grid "
+        f"has {len(grid)} settings, with {planned} seeds planned for each of three activations; "
+        f"{sum(runs)} of {planned * len(runs)} runs are there."
     )
 
 
