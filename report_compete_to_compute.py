@@ -453,7 +453,8 @@ def study_section() -> str | None:
                 "Every comparison is paired, with the same batches too but for the published "
                 "ones. Could show: the smallest true difference that would "
                 "have been found with 80 % power. p: the exact sign test's, adjusted within its "
-                "group (Holm). Verdicts come from the interval of each row alone; whatever has no "
+                "group (Holm). A verdict is unadjusted where the sign test shows a difference only "
+                "before that, and by the interval alone where it shows none; whatever has no "
                 "adjusted p is exploratory."
             )
         )

@@ -922,9 +922,10 @@ def matching_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     ):
         ax.set_ylabel(text)
     figure.suptitle(
-        "Above: each seed's way through Task 2, and the mean of each test (both from .5 on). "
-        "Middle: what Task 1 has lost when Task 2\nis first known this well, over seeds on which "
-        "both get there (scales differ). Below: accuracies in time. Bars, bands: 95 % intervals",
+        "Above: Task 2, evaluation by evaluation, from .5 on; thin: a seed, thick: the mean. "
+        "Middle: what Task 1 has lost when Task 2 is first known\nthis well, over seeds on which "
+        "both get there; above zero LWTA has lost less (scales differ). Below: accuracies in "
+        "time. Bars, bands: 95 % intervals",
         fontsize=10,
     )
     return figure
@@ -947,18 +948,15 @@ def known(found: dict[str, Any], level: float) -> bool:
     return bool(reached and reached["ci95"]) and reached["n"] >= 0.8 * found["forgetting"]["n"]
 
 
-CHANCE = {  # what the crosses show
-    "information": "other halves of the digits, after Task 2",
-    "gap": "other halves of the digits, after Task 2",
-    "overlap_tasks": "independent units, after Task 2",
-}
-
-
 def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
     """Segregation and overlap, layer by layer, before and after each task."""
     shown = [name for name in ("default", "four layers") if name in cases]
     panels = (
-        ("information", "information_chance", "bits a unit's gate\nhas about the task"),
+        (
+            "information",
+            "information_chance",
+            "segregation: bits a unit's\ngate has about the task",
+        ),
         ("gap", "gap_chance", "mean gap |a - b|"),
         ("overlap_tasks", "overlap_chance", "overlap of active sets\nacross tasks"),
     )
@@ -987,7 +985,7 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
                     [measures[f"{chance}, layer {n}, after Task 2"]["mean"] for n in layers],
                     "x",
                     color=colour(model),
-                    label=f"{LABELS[model]}, {CHANCE[what]}",
+                    label=f"{LABELS[model]}, to compare with",
                 )
             ax.set(xlabel="hidden layer", ylabel=text, title=name)
             ax.set_xticks(list(layers))
@@ -996,8 +994,9 @@ def layers_figure(cases: dict[str, dict[str, Any]]) -> Figure:
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
     )
     figure.suptitle(
-        "How differently the two tasks use each layer; mean and 95 % interval. Crosses, left and "
-        "middle:\nthe other 125 ways to part the digits 5 to 5; right: independent units",
+        "How differently the two tasks use each layer; mean and 95 % interval. Crosses, after Task "
+        "2, left and middle:\nthe other 125 ways to part the digits 5 to 5; right: independent "
+        "units of the same activity",
         fontsize=10,
     )
     return figure
@@ -1079,9 +1078,9 @@ def explanations_figure(cases: dict[str, dict[str, Any]]) -> Figure:
                 capsize=3,
             )
     for marker, text in (
-        ("o", "in the case itself"),
-        ("s", "in the experiment"),
-        ("D", "change, seed by seed"),
+        ("o", "before"),
+        ("s", "with the change named at the left"),
+        ("D", "difference of the two, seed by seed"),
     ):
         ax.plot([], [], marker=marker, color="0.4", linestyle="", label=text)
     ax.set_yticks(range(len(names)), [name.replace(", ", "\n", 2) for name in names], fontsize=8)

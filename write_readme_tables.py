@@ -101,12 +101,12 @@ def answer() -> str:
         {m: default["models"][m]["measures"]["forgetting"]["mean"] for m in (*PAIR, "fixed")},
     )
     lines.append(
-        f"- What competition does, {kept['n']} other seeds: ReLU forgets {forgetting['relu']:.3f} "
-        f"and LWTA {forgetting['lwta']:.3f}. A network whose winners are for good those of its "
-        f"untrained weights, so that nothing competes while it learns, forgets "
-        f"{forgetting['fixed']:.3f}: ReLU minus it {estimate(kept)}, it forgets less on "
-        f"{kept['wins']}; at the end it knows Task 2 to {learned:.1%}, "
-        f"ReLU to {learned_by_relu:.1%}."
+        f"- Whether competition protects, {kept['n']} other seeds: ReLU forgets "
+        f"{forgetting['relu']:.3f} and LWTA {forgetting['lwta']:.3f}. In a third network each "
+        "image keeps for good the units that won for it before training, so that nothing competes "
+        f"while the network learns. It forgets {forgetting['fixed']:.3f}, ReLU minus it "
+        f"{estimate(kept)}, less than ReLU on {kept['wins']} seeds; at the end it knows Task 2 to "
+        f"{learned:.1%}, ReLU to {learned_by_relu:.1%}."
     )
     return "\n".join(lines)
 
@@ -139,8 +139,13 @@ def seed_0() -> str:
     }
     return (
         markdown(["seed 0", "ReLU", "published", "LWTA", "published"], rows)
-        + f"\n\nDuring Task 1, every test accuracy is within {deviation:.3f} of the published one. "
-        f"At the end ReLU's figures are within {last['relu']:.3f} of it and LWTA's within "
+        + "\n\nDuring Task 1, every test accuracy "
+        + (
+            "equals the published one to three decimals. "
+            if deviation < 0.0005
+            else f"is within {deviation:.3f} of the published one. "
+        )
+        + f"At the end ReLU's figures are within {last['relu']:.3f} of it and LWTA's within "
         f"{last['lwta']:.3f}."
     )
 
@@ -563,11 +568,11 @@ def judge(
     if len(there) in (len(higher), len(lower)):
         return above if higher else below
     alone = [
-        f"{side} {null} in {', '.join(names)}"
+        f"{side} {null} only in {', '.join(names)}"
         for side, names in (("above", higher), ("below", lower))
         if names
     ]
-    return neither + (f"; unadjusted, {' and '.join(alone)} alone" if alone else "")
+    return neither + (f"; the unadjusted interval is {' and '.join(alone)}" if alone else "")
 
 
 Row = dict[str, Any]  # of `conditions` in study/NAME.json
@@ -739,7 +744,7 @@ def study_claims() -> str:
 
 # What a reader should know first: a text, the group, and its condition or each seed's mean.
 FINDINGS = (
-    ("The published split of the digits", "default", "default"),
+    ("Digits 0-4, then 5-9", "default", "default"),
     ("Twelve splits, each seed's mean", "partition", "pooled"),
     ("Ten splits (one also above), other seeds", "partition-again", "pooled"),
     ("Five tasks of two digits", "five-task", "01 23 45 67 89"),
@@ -802,7 +807,7 @@ def findings() -> str:
             ]
         )
     head = ["forgetting", "pairs", "ReLU", "LWTA", "ReLU minus LWTA, 95 % interval"]
-    return markdown([*head, "LWTA's wins", "p", "the interval says"], rows)
+    return markdown([*head, "LWTA's wins", "p", "verdict"], rows)
 
 
 def paper() -> str:
@@ -860,7 +865,7 @@ def gap_of_the_paper(chosen: Sequence[Row], grid: Sequence[Row]) -> str:
         f"the grid ReLU errs at least {reported - spread:.1f} %, the paper's mean less a standard "
         f"deviation, at {'; '.join(row['label'] for row in high) or 'no setting'}. LWTA trains "
         f"there in {trained or 'none'} of its runs. Elsewhere "
-        f"{' and '.join(map(elsewhere, PAIR))}. The widest gap in LWTA's favour is at "
+        f"{' and '.join(map(elsewhere, PAIR))}. The grid's widest gap in LWTA's favour is at "
         f"{widest['label']}: in forgetting {estimate(gap(widest))}, n = {widest['n']}. The grid "
         f"has {len(grid)} settings, with {planned} seeds planned for each of three activations; "
         f"{sum(runs)} of {planned * len(runs)} runs are there."
@@ -896,8 +901,12 @@ def by_stopping_loss(stops: Sequence[Row]) -> str:
         ]
         for row in stops
     ]
-    head = [f"training loss that ends a task, {stops[0]['label'].partition(',')[0]}"]
-    head += [*(label(model) for model in PAIR), "forgetting, ReLU minus LWTA", "the interval says"]
+    config = stops[0]["config"]["relu"]
+    head = [
+        f"training loss that ends a task; depth {config['depth']}, lr {config['lr']}, momentum "
+        f"{config['momentum']}"
+    ]
+    head += [*(label(model) for model in PAIR), "forgetting, ReLU minus LWTA", "verdict"]
     return markdown(head, rows)
 
 

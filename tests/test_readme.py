@@ -57,7 +57,9 @@ def test_a_verdict_needs_all_of_its_intervals() -> None:
     assert judge({"a": below, "b": below}, "more", "less") == "less"
     assert judge({"a": around, "b": around}, "more", "less", "neither") == "neither"
     mixed = judge({"a": above, "b": around, "c": below}, "more", "less", null="one")
-    assert mixed == "not shown; unadjusted, above one in a and below one in c alone"
+    assert (
+        mixed == "not shown; the unadjusted interval is above one only in a and below one only in c"
+    )
     assert judge({"a": None}, "more", "less") == "no pairs"
 
 
