@@ -47,9 +47,7 @@ from compete_to_compute import (
     Config,
     Diverged,
     History,
-    InputError,
     Journal,
-    OneLineParser,
     Run,
     Task,
     as_finished,
@@ -77,7 +75,7 @@ from compete_to_compute import (
     without_nan,
     write_or_stop,
 )
-from study_open_questions import PAIR, PAPER, PAPER_CHOICE, STUDY, check_at_least_1
+from study_open_questions import PAIR, PAPER, PAPER_CHOICE, STUDY, check_study, study_parser
 from visualize_compete_to_compute import colour, save_figure
 
 CHECKPOINTS = ("before", "after Task 1", "after Task 2")
@@ -1145,33 +1143,9 @@ FIGURES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what is missing, analyse and draw; the exit status."""
-    parser = OneLineParser(
-        description="What competition does inside the network, over many paired seeds.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("names", nargs="*", metavar="CASE", help=f"cases: {'; '.join(CASES)}")
-    parser.add_argument(
-        "--n-seeds",
-        type=int,
-        default=None,
-        help="train at most so many seeds (default: as planned)",
-    )
-    parser.add_argument("--jobs", type=int, default=None, help="side by side (default: the cores)")
-    parser.add_argument(
-        "--data-dir",
-        default=None,
-        help="the four MNIST files (default: $MNIST_DIR, else the cache)",
-    )
-    parser.add_argument(
-        "--finished-only",
-        action="store_true",
-        help="train nothing: results and figures from the units that the journals hold",
-    )
-    options = parser.parse_args(arguments)
-    for name in options.names:
-        if name not in CASES:
-            raise InputError(f"{name}: no such case; there are {'; '.join(CASES)}")
-    check_at_least_1(options)
+    description = "What competition does inside the network, over many paired seeds."
+    options = study_parser(description, "case", CASES).parse_args(arguments)
+    check_study(options, "case", CASES)
     check_writable(STUDY / "mechanism.json")
     if not options.finished_only:
         load_mnist(options.data_dir)

@@ -22,7 +22,7 @@ import argparse
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -1144,20 +1144,12 @@ def failed_lines(condition: dict[str, Any]) -> list[str]:
     return [f"R {shares['relu']:.0%} L {shares['lwta']:.0%}"]
 
 
-def check_at_least_1(options: argparse.Namespace) -> None:
-    """Raise `InputError` for counts that make no study."""
-    for name in ("n_seeds", "jobs"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise InputError(f"{flag(name)} must be 1 or more, not {value}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the groups named, or all; the exit status."""
-    parser = OneLineParser(
-        description="Answer the open questions, each over many paired seeds.", allow_abbrev=False
+def study_parser(description: str, kind: str, names: Iterable[str]) -> OneLineParser:
+    """What the studies have in common on their command lines; `names` are those of one kind."""
+    parser = OneLineParser(description=description, allow_abbrev=False)
+    parser.add_argument(
+        "names", nargs="*", metavar=kind.upper(), help=f"{kind}s: {'; '.join(names)}"
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"groups: {', '.join(GROUPS)}")
     parser.add_argument(
         "--n-seeds",
         type=int,
@@ -1171,18 +1163,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the four MNIST files (default: $MNIST_DIR, else the cache)",
     )
     parser.add_argument(
-        "--dask", default=None, metavar="ADDRESS", help="a Dask scheduler (default: this machine)"
-    )
-    parser.add_argument(
         "--finished-only",
         action="store_true",
-        help="train nothing: results and tables from the units that the journals hold",
+        help="train nothing: tables and figures from the units that the journals hold",
+    )
+    return parser
+
+
+def check_study(options: argparse.Namespace, kind: str, names: Iterable[str]) -> None:
+    """Raise `InputError` for names that are not there and counts that make no study."""
+    for name in options.names:
+        if name not in names:
+            raise InputError(f"{name}: no such {kind}; there are {'; '.join(names)}")
+    for name in ("n_seeds", "jobs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise InputError(f"{flag(name)} must be 1 or more, not {value}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the groups named, or all; the exit status."""
+    description = "Answer the open questions, each over many paired seeds."
+    parser = study_parser(description, "group", GROUPS)
+    parser.add_argument(
+        "--dask", default=None, metavar="ADDRESS", help="a Dask scheduler (default: this machine)"
     )
     options = parser.parse_args(arguments)
-    for name in options.names:
-        if name not in GROUPS:
-            raise InputError(f"{name}: no such group; there are {', '.join(GROUPS)}")
-    check_at_least_1(options)
+    check_study(options, "group", GROUPS)
     for name in (*(options.names or GROUPS), "summary"):
         check_writable(STUDY / f"{name}.json")
     options.client = None
