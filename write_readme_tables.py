@@ -23,7 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import SIZES
-from compete_to_compute import STATUSES, InputError, OneLineParser, label, run_script, write_or_stop
+from compete_to_compute import (
+    STATUSES,
+    InputError,
+    OneLineParser,
+    compare,
+    label,
+    run_script,
+    write_or_stop,
+)
 from measure_data_movement import answer as movement_answer
 from measure_data_movement import detail_tables, overview_table
 from study_mechanism import CASES, CONTROL_LEVEL, LABELS, known
@@ -87,12 +95,9 @@ def answer() -> str:
         ("default", "With the same batches for both"),
     ):
         pair = many_seeds(name)
-        difference = pair["difference"]
         lines.append(
-            f"- {text}, {difference['n']} seeds: ReLU's forgetting minus LWTA's is "
-            f"{difference['mean']:+.3f} (95 % interval {interval(difference['ci95'], 3, '+')}), "
-            f"LWTA forgets less on {pair['wins']} seeds, sign test p = {pair['sign_test_p']:.2f}: "
-            f"**{pair['verdict']}**."
+            f"- {text}, {pair['difference']['n']} seeds: ReLU's forgetting minus LWTA's is "
+            f"{told(pair)}: **{pair['verdict']}**. {again(name)}"
         )
     default = cases()["default"]
     learned_by_relu, learned = default["relu_minus"]["fixed"]["task 2"]["means"]
@@ -109,6 +114,32 @@ def answer() -> str:
         f"{learned:.1%}, ReLU to {learned_by_relu:.1%}."
     )
     return "\n".join(lines)
+
+
+def told(pair: dict[str, Any]) -> str:
+    """A difference with its interval and sign test."""
+    difference = pair["difference"]
+    return (
+        f"{difference['mean']:+.3f} (95 % interval {interval(difference['ci95'], 3, '+')}), LWTA "
+        f"forgets less on {pair['wins']} seeds, sign test p = {pair['sign_test_p']:.2g}"
+    )
+
+
+def again(name: str) -> str:
+    """What the same seeds gave when they were trained again, where sums have other last bits."""
+    (condition,), repeated = study(name)["conditions"], study(f"{name}_again")
+    runs = [
+        {(seed, model): forgetting for seed, model, _, forgetting, _ in condition["per_seed"]},
+        {(row["seed"], row["model"]): row["forgetting"] for row in repeated["per_seed"]},
+    ]
+    seeds = sorted({seed for seed, _ in runs[0]} & {seed for seed, _ in runs[1]})
+    means = [[sum(of[seed, m] for of in runs) / 2 for seed in seeds] for m in PAIR]
+    (pair,) = repeated["aggregate"]["pairs"]
+    return (
+        f"The same seeds again, with the BLAS kernel {repeated['environment']['blas_kernel']} for "
+        f"{' and '.join(condition['blas_kernels'])}: {told(pair)}: **{pair['verdict']}**. With "
+        f"each seed's mean of the two: {told(compare(*means))} (exploratory)."
+    )
 
 
 def seed_0() -> str:
