@@ -685,7 +685,7 @@ def group_table(result: dict[str, Any]) -> str:
                 f"{pair['wins']} of {difference['n']}",
                 adjusted_p(pair),
                 f"{pair['smallest_detectable']:.3f}",
-                interval_says(pair),
+                verdict_text(pair),
             ]
         cells += [estimate(row[f"{name}_difference"]["difference"]) for name in ("learned", "kept")]
         rows.append(cells)
@@ -703,7 +703,7 @@ def group_table(result: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
-def interval_says(pair: dict[str, Any]) -> str:
+def verdict_text(pair: dict[str, Any]) -> str:
     """The verdict without its smallest difference, and where the sign test says another thing."""
     said = (pair["verdict"] or "").partition(":")[0]
     adjusted = pair.get("sign_test_p_holm")
@@ -739,7 +739,7 @@ def pooled_cells(pooled: dict[str, Any]) -> list[str]:
         f"{pooled['wins']} of {difference['n']}",
         f"{pooled['sign_test_p']:.2g}, alone",
         f"{pooled['smallest_detectable']:.3f}",
-        interval_says(pooled),
+        verdict_text(pooled),
         "",
         "",
     ]
@@ -1033,26 +1033,8 @@ def phase_figure(result: dict[str, Any]) -> Figure:
         ("Forgetting of LWTA", forgetting("lwta"), mean_lines("lwta"), "Blues", False),
     )
     figure, all_axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    for axes, (title, value, lines, colours, signed) in zip(all_axes.flat, panels, strict=True):
-        grid = np.full((len(MOMENTA), len(LEARNING_RATES)), np.nan)
-        for (lr, m), condition in cells.items():
-            y, x = MOMENTA.index(m), LEARNING_RATES.index(lr)
-            found = value(condition)
-            grid[y, x] = np.nan if found is None else found
-            text = "\n".join(lines(condition))
-            axes.text(x, y, text, ha="center", va="center", fontsize=7)
-        limit = SATURATED if signed else np.nanmax([0.1, *grid[np.isfinite(grid)]])
-        axes.imshow(
-            grid,
-            cmap=colours,
-            vmin=-limit if signed else 0,
-            vmax=limit,
-            origin="lower",
-            alpha=0.6,
-            aspect="auto",
-        )
-        axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
-        axes.set_yticks(range(len(MOMENTA)), MOMENTA)
+    for axes, (title, *panel) in zip(all_axes.flat, panels, strict=True):
+        draw_cells(axes, cells, *panel)
         axes.set(xlabel="learning rate", ylabel="momentum")
         axes.set_title(title, fontsize=10)
         for model in PAIR:
@@ -1069,6 +1051,39 @@ def phase_figure(result: dict[str, Any]) -> Figure:
         fontsize=10,
     )
     return figure
+
+
+def draw_cells(
+    axes: Axes,
+    cells: dict[tuple[float, float], dict[str, Any]],
+    value: Callable[[dict[str, Any]], float | None],
+    lines: Callable[[dict[str, Any]], list[str]],
+    colours: str,
+    signed: bool,
+) -> None:
+    """A cell for each learning rate and momentum: coloured by a value, white without, with text.
+
+    Where the value is `signed`, the colours are even about zero and saturate.
+    """
+    grid = np.full((len(MOMENTA), len(LEARNING_RATES)), np.nan)
+    for (lr, m), condition in cells.items():
+        y, x = MOMENTA.index(m), LEARNING_RATES.index(lr)
+        found = value(condition)
+        grid[y, x] = np.nan if found is None else found
+        text = "\n".join(lines(condition))
+        axes.text(x, y, text, ha="center", va="center", fontsize=7)
+    limit = SATURATED if signed else np.nanmax([0.1, *grid[np.isfinite(grid)]])
+    axes.imshow(
+        grid,
+        cmap=colours,
+        vmin=-limit if signed else 0,
+        vmax=limit,
+        origin="lower",
+        alpha=0.6,
+        aspect="auto",
+    )
+    axes.set_xticks(range(len(LEARNING_RATES)), LEARNING_RATES)
+    axes.set_yticks(range(len(MOMENTA)), MOMENTA)
 
 
 def draw_edge(axes: Axes, cells: dict[tuple[float, float], dict[str, Any]], model: str) -> None:

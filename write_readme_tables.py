@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmark import SIZES
 from compete_to_compute import (
     STATUSES,
@@ -43,13 +45,13 @@ from study_open_questions import (
     effective_rate,
     estimate,
     group_report,
-    interval_says,
     markdown,
     outcome,
     pair_of,
     pairs_text,
     paper_table,
     saved_groups,
+    verdict_text,
 )
 
 ROOT = Path(__file__).resolve().parent
@@ -129,10 +131,14 @@ def again(name: str) -> str:
     """What the same seeds gave when they were trained again, where sums have other last bits."""
     (condition,), repeated = study(name)["conditions"], study(f"{name}_again")
     runs = [
-        {(seed, model): forgetting for seed, model, _, forgetting, _ in condition["per_seed"]},
-        {(row["seed"], row["model"]): row["forgetting"] for row in repeated["per_seed"]},
+        {(seed, m): value for seed, m, status, value, _ in condition["per_seed"] if status == "ok"},
+        {
+            (r["seed"], r["model"]): r["forgetting"]
+            for r in repeated["per_seed"]
+            if r["status"] == "ok"
+        },
     ]
-    seeds = sorted({seed for seed, _ in runs[0]} & {seed for seed, _ in runs[1]})
+    seeds = sorted({s for s, _ in runs[0] if all((s, m) in of for of in runs for m in PAIR)})
     means = [[sum(of[seed, m] for of in runs) / 2 for seed in seeds] for m in PAIR]
     (pair,) = repeated["aggregate"]["pairs"]
     return (
@@ -204,11 +210,18 @@ def ten_seeds() -> str:
         )
     head = ["forgetting", "mean", "95 % interval", "std", "median", "IQM", "wins"]
     difference = pair["difference"]
+    other = study("published_again")
+    ours, theirs = (of["environment"]["blas_kernel"] for of in (study("ten_seeds"), other))
+    means = [
+        np.mean([r["forgetting"] for r in other["per_seed"] if r["model"] == m and r["seed"] < 10])
+        for m in PAIR
+    ]
     return (
         markdown([*head, "published mean ± std, wins"], rows)
         + f"\n\nReLU minus LWTA, seed by seed: {difference['mean']:+.3f}, 95 % interval "
         f"{interval(difference['ci95'], 3, '+')} ({difference['n']} pairs, sign test "
-        f"p = {pair['sign_test_p']:.2f}). Verdict: **{pair['verdict']}**."
+        f"p = {pair['sign_test_p']:.2f}). Verdict: **{pair['verdict']}**. With the BLAS kernel "
+        f"{theirs} for {ours} the means are {means[0]:.3f} (ReLU) and {means[1]:.3f} (LWTA)."
     )
 
 
@@ -834,7 +847,7 @@ def findings() -> str:
                 estimate(pair["difference"]),
                 f"{pair['wins']} of {pair['difference']['n']}",
                 adjusted_p(pair) if where != "pooled" else f"{pair['sign_test_p']:.2g}",
-                interval_says(pair),
+                verdict_text(pair),
             ]
         )
     head = ["forgetting", "pairs", "ReLU", "LWTA", "ReLU minus LWTA, 95 % interval"]
@@ -928,7 +941,7 @@ def by_stopping_loss(stops: Sequence[Row]) -> str:
             f"{row['config']['relu']['target_loss']:g}",
             *(error_text(row, model) for model in PAIR),
             estimate(gap(row)),
-            interval_says(pair_of(row)),
+            verdict_text(pair_of(row)),
         ]
         for row in stops
     ]
@@ -966,7 +979,7 @@ def momentum() -> str:
     lines = [
         f"- {row['label']}: ReLU minus LWTA {estimate(pair_of(row)['difference'])} over "
         f"{row['n']} seeds, LWTA forgets less on {pair_of(row)['wins']}: "
-        f"{interval_says(pair_of(row))} (adjusted p {adjusted_p(pair_of(row))}). "
+        f"{verdict_text(pair_of(row))} (adjusted p {adjusted_p(pair_of(row))}). "
         "Task 1's accuracy, ReLU minus LWTA, after Task 1: "
         f"{estimate(row['learned_difference']['difference'])}; at the end: "
         f"{estimate(row['kept_difference']['difference'])}."

@@ -186,7 +186,7 @@ def test_fewer_seeds_this_time_leave_nothing_out_that_is_finished(
 def test_an_interval_and_a_sign_test_that_disagree_are_both_told() -> None:
     pair = {"verdict": "LWTA forgets less", "sign_test_p": 0.01, "wins": 9, "losses": 1}
     said = {
-        holm: study.interval_says({**pair, "sign_test_p_holm": holm}) for holm in (0.02, 0.3, None)
+        holm: study.verdict_text({**pair, "sign_test_p_holm": holm}) for holm in (0.02, 0.3, None)
     }
     assert said == {
         0.02: "LWTA forgets less",
@@ -194,9 +194,9 @@ def test_an_interval_and_a_sign_test_that_disagree_are_both_told() -> None:
         None: "LWTA forgets less",
     }
     doubted = {**pair, "sign_test_p": 0.06, "sign_test_p_holm": 0.3}
-    assert study.interval_says(doubted) == "LWTA forgets less, by the interval alone"
+    assert study.verdict_text(doubted) == "LWTA forgets less, by the interval alone"
     unclear = {**pair, "verdict": "no difference shown: 9 seeds could have shown 0.1"}
-    told = {holm: study.interval_says({**unclear, "sign_test_p_holm": holm}) for holm in (0.02, 1)}
+    told = {holm: study.verdict_text({**unclear, "sign_test_p_holm": holm}) for holm in (0.02, 1)}
     assert told[0.02] == "no difference shown; by the sign test LWTA forgets less"
     assert told[1] == "no difference shown"
 
