@@ -1170,10 +1170,12 @@ def as_finished(executor: Any, futures: Sequence[Any]) -> Iterator[Any]:
     except BrokenExecutor:
         raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
     finally:
-        # Not `with`: that would wait for the units under way, and Ctrl-C ends at once.
-        for future in futures:
-            future.cancel()
-        executor.shutdown(wait=False)
+        # Not `with`: that would wait for the units under way, and Ctrl-C ends at once. Nor
+        # `future.cancel`: an executor whose processes end trips over what others cancelled.
+        try:
+            executor.shutdown(wait=False, cancel_futures=True)
+        except TypeError:  # Dask's knows no such argument, and cancels without
+            executor.shutdown(wait=False)
 
 
 def local_executor(jobs: int, units: int) -> Any:
