@@ -16,8 +16,8 @@ test accuracy on Task 1 before Task 2 minus the same after it.
     python3 compete_to_compute.py --seed 0                 one seed, a second or two
     python3 compete_to_compute.py --seed 0 --n-seeds 10    ten seeds, intervals, a verdict
 
-Read from top to bottom, this file is the experiment: configuration, MNIST, tasks, activations,
-network, sequential training, statistics of forgetting, seeds, outputs, command line.
+Read from top to bottom, this file is the experiment: configuration, tasks, activations, network,
+sequential training, statistics of forgetting, seeds, outputs, command line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import count, pairwise
+from itertools import combinations, count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,30 +43,51 @@ for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
 
 import numpy as np  # noqa: E402
 
+import fetch_mnist  # noqa: E402
+from fetch_mnist import (  # noqa: E402
+    MNIST_SHA256,
+    InputError,
+    Mnist,
+    load_mnist,
+    on_terminal,
+    sha256,
+    write_atomically,
+)
+
 SCHEMA = 1
 DIGITS = 10
 PIXELS = 784
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used; the message says what is wrong and what to do."""
 
 
 class Diverged(Exception):
     """A loss or an accuracy is not finite; the message says which and where."""
 
 
+class Stopped(Exception):
+    """A sweep could not go on; the message says why. What was finished is in the journal."""
+
+
 # --- 1. Configuration ---------------------------------------------------------------------------
 
+# What an option may be: a test, and the same in words.
+Limit = tuple[Callable[[Any], bool], str]
+POSITIVE_COUNT: Limit = (lambda n: n >= 1, "1 or more")
+COUNT: Limit = (lambda n: n >= 0, "0 or more")
+POSITIVE: Limit = (lambda x: x is None or 0 < x < math.inf, "above 0")
+NOT_NEGATIVE: Limit = (lambda x: 0 <= x < math.inf, "0 or more")
+SHARE: Limit = (lambda x: 0 <= x < 1, "at least 0 and below 1")
 
-def option(default: Any, description: str, **argparse_keywords: Any) -> Any:
-    """A `Config` field with its default, its one line of help, and what argparse needs for it."""
-    return field(default=default, metadata={"help": description, "argparse": argparse_keywords})
+
+def option(default: Any, description: str, limit: Limit | None = None, **keywords: Any) -> Any:
+    """A `Config` field: its default, its line of help, its limit, and what argparse needs."""
+    return field(
+        default=default, metadata={"help": description, "limit": limit, "argparse": keywords}
+    )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that changes the result of one unit of work, seed and activation apart.
+    """Everything that changes the result of a run, seed and activation apart.
 
     The command line, `results.json` and the tables derive from these fields.
     """
@@ -74,24 +95,27 @@ class Config:
     tasks: tuple[str, ...] = option(
         ("01234", "56789"), "digits of each task, in training order", nargs="+", metavar="DIGITS"
     )
-    hidden: int = option(400, "units in each hidden layer")
-    depth: int = option(2, "hidden layers")
-    k: int = option(2, "units in an LWTA block, of which one wins")
-    train_per_class: int = option(500, "training images per digit, 0 = all")
-    test_per_task: int = option(1000, "test images per task, 0 = all")
-    epochs: int = option(5, "epochs per task")
+    hidden: int = option(400, "units in each hidden layer", POSITIVE_COUNT)
+    depth: int = option(2, "hidden layers", POSITIVE_COUNT)
+    k: int = option(2, "units in an LWTA block, of which one wins", POSITIVE_COUNT)
+    train_per_class: int = option(500, "training images per digit, 0 = all", COUNT)
+    test_per_task: int = option(1000, "test images per task, 0 = all", COUNT)
+    epochs: int = option(5, "epochs per task", POSITIVE_COUNT)
     target_loss: float | None = option(
         None,
         "end a task once an epoch's mean training loss is at or below this",
+        POSITIVE,
         type=float,
         metavar="X",
     )
-    batch: int = option(64, "images per update")
-    lr: float = option(0.05, "learning rate")
-    momentum: float = option(0.9, "momentum, carried over the task switch, but for --head frozen")
-    weight_decay: float = option(1e-4, "weight decay, not on biases")
-    dropout: float = option(0.0, "chance that a hidden unit is dropped while training")
-    input_dropout: float = option(0.0, "chance that a pixel is dropped while training")
+    batch: int = option(64, "images per update", POSITIVE_COUNT)
+    lr: float = option(0.05, "learning rate", POSITIVE)
+    momentum: float = option(
+        0.9, "momentum, carried over the task switch, but for --head frozen", SHARE
+    )
+    weight_decay: float = option(1e-4, "weight decay, not on biases", NOT_NEGATIVE)
+    dropout: float = option(0.0, "chance that a hidden unit is dropped while training", SHARE)
+    input_dropout: float = option(0.0, "chance that a pixel is dropped while training", SHARE)
     head: str = option(
         "masked",
         "masked: the softmax sees the active task's classes only; frozen: also, the other tasks' "
@@ -103,22 +127,35 @@ class Config:
         False, "each task after the first sees the pixels in an order of its own"
     )
     paired: bool = option(False, "every activation sees the same batches, not only the same images")
-    evaluate_every: int = option(0, "also test after every N updates, 0 = after each epoch only")
+    evaluate_every: int = option(
+        0, "also test after every N updates, 0 = after each epoch only", COUNT
+    )
     restart_momentum: bool = option(False, "start each task with no momentum")
-    init_scale: float = option(1.0, "factor on the initial weights")
+    init_scale: float = option(1.0, "factor on the initial weights", POSITIVE)
     joint: bool = option(False, "all tasks at once: the ceiling for sequential training")
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a `Config` field."""
+    return "--" + name.replace("_", "-")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError` with the message unless the condition holds."""
+    if not condition:
+        raise InputError(message)
 
 
 def check_config(config: Config, activations: Sequence[Activation]) -> None:
     """Raise `InputError` for a configuration that cannot be trained, before anything is."""
-
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise InputError(message)
-
+    for item in fields(Config):
+        if item.metadata["limit"]:
+            is_allowed, words = item.metadata["limit"]
+            value = getattr(config, item.name)
+            require(is_allowed(value), f"{flag(item.name)} must be {words}, not {value}")
     for digits in config.tasks:
-        unknown = sorted(set(digits) - set("0123456789"))
-        require(not unknown, f"--tasks {digits!r}: {''.join(unknown)!r} is not a digit; use 0 to 9")
+        for digit in digits:
+            require(digit in "0123456789", f"--tasks {digits!r}: {digit!r} is not a digit")
         require(
             len(set(digits)) == len(digits), f"--tasks {digits!r}: a digit stands twice in one task"
         )
@@ -128,199 +165,25 @@ def check_config(config: Config, activations: Sequence[Activation]) -> None:
         config.permute or not shared,
         f"--tasks: digit {', '.join(shared)} is in two tasks; that needs --permute",
     )
-    for name, least in (
-        *(("hidden", 1), ("depth", 1), ("k", 1), ("epochs", 1), ("batch", 1)),
-        *(("train_per_class", 0), ("test_per_task", 0), ("evaluate_every", 0)),
-    ):
-        require(
-            getattr(config, name) >= least,
-            f"{flag(name)} must be {least} or more, not {getattr(config, name)}",
-        )
-    for name in ("dropout", "input_dropout", "momentum"):
-        require(
-            0 <= getattr(config, name) < 1,
-            f"{flag(name)} must be at least 0 and below 1, not {getattr(config, name)}",
-        )
-    for name in ("lr", "init_scale", "target_loss"):
-        value = getattr(config, name)
-        require(
-            value is None or (value > 0 and math.isfinite(value)),
-            f"{flag(name)} must be above 0, not {value}",
-        )
-    require(
-        config.weight_decay >= 0 and math.isfinite(config.weight_decay),
-        f"--weight-decay must be 0 or more, not {config.weight_decay}",
-    )
     require(
         config.hidden % config.k == 0 or all(a.name != "lwta" for a in activations),
         f"--hidden {config.hidden} cannot be cut into blocks of --k {config.k}; choose a multiple",
     )
 
 
-def flag(name: str) -> str:
-    """The command-line spelling of a `Config` field."""
-    return "--" + name.replace("_", "-")
+def changes(config: Config) -> dict[str, Any]:
+    """The fields that differ from the defaults, by name, as JSON has them."""
+    defaults = asdict(Config())
+    return without_nan({k: v for k, v in asdict(config).items() if v != defaults[k]})
 
 
-# --- 2. MNIST -----------------------------------------------------------------------------------
-
-# SHA-256 of the decoded IDX files, whatever source they came from.
-MNIST_SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-IDX_HEADERS = {  # magic number, then the sizes, big-endian
-    "train-images-idx3-ubyte": (2051, 60000, 28, 28),
-    "train-labels-idx1-ubyte": (2049, 60000),
-    "t10k-images-idx3-ubyte": (2051, 10000, 28, 28),
-    "t10k-labels-idx1-ubyte": (2049, 10000),
-}
+def chance(config: Config) -> float:
+    """Average accuracy of guessing among the classes that the softmax sees, mean over tasks."""
+    seen = [DIGITS if config.head == "single" else len(digits) for digits in config.tasks]
+    return float(np.mean([1 / classes for classes in seen]))
 
 
-@dataclass(frozen=True)
-class Mnist:
-    """The data set: images uint8 (n, 784), labels uint8 (n,), in file order."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-
-
-@cache
-def load_mnist(data_dir: str | None = None) -> Mnist:
-    """MNIST as read-only arrays, mapped from verified files, so that only drawn images are read.
-
-    Looks in `data_dir`, then in $MNIST_DIR, then in the cache, which `fetch_mnist.py` fills when it
-    is empty or damaged. A folder that was named but cannot be used is an `InputError`.
-    """
-    named = os.environ.get("MNIST_DIR") or None if data_dir is None else data_dir
-    if named is not None:
-        arrays = [read_named_file(Path(os.path.expanduser(named)), name) for name in MNIST_SHA256]
-    else:
-        directory = cache_directory()
-        if not cache_is_sound(directory):
-            import fetch_mnist  # only on a miss: a warm run needs no network code
-
-            try:
-                fetch_mnist.fetch(directory)
-            except fetch_mnist.FetchError as error:
-                raise InputError(str(error)) from None
-            record_verified(directory)
-        arrays = [map_idx(directory / name) for name in MNIST_SHA256]
-    train_images, train_labels, test_images, test_labels = arrays
-    return Mnist(
-        train_images.reshape(-1, PIXELS), train_labels, test_images.reshape(-1, PIXELS), test_labels
-    )
-
-
-def cache_directory() -> Path:
-    """Where the verified files are kept: the platform's own cache folder."""
-    if os.environ.get("XDG_CACHE_HOME"):
-        base = Path(os.environ["XDG_CACHE_HOME"])
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path.home() / ".cache"
-    return base / "compete-to-compute" / "mnist"
-
-
-def read_named_file(directory: Path, name: str) -> np.ndarray:
-    """One file of a folder the user named: raw or .gz, there or in MNIST/raw below it."""
-    folders = (directory, directory / "MNIST" / "raw")
-    candidates = [folder / file for folder in folders for file in (name, name + ".gz")]
-    try:
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
-        content = path.read_bytes() if path else b""
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
-    if path is None:
-        raise InputError(
-            f"{directory}: no {name} or {name}.gz there; give the folder of the MNIST files"
-        )
-    zipped = path.suffix == ".gz"
-    if zipped:
-        import gzip
-        import zlib
-
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: damaged ({error}); replace it") from None
-    if sha256(content) != MNIST_SHA256[name]:
-        raise InputError(f"{path}: not the MNIST file of that name (SHA-256 differs); replace it")
-    if not zipped:
-        return map_idx(path)
-    sizes = IDX_HEADERS[name][1:]
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
-
-
-def map_idx(path: Path) -> np.ndarray:
-    """A verified IDX file as a read-only uint8 array, read page by page as it is used."""
-    sizes = IDX_HEADERS[path.name][1:]
-    return np.memmap(path, np.uint8, mode="r", offset=4 + 4 * len(sizes), shape=sizes)
-
-
-def sha256(content: bytes) -> str:
-    """Hexadecimal SHA-256 of some bytes."""
-    import hashlib  # 15 ms, and a warm run never hashes
-
-    return hashlib.sha256(content).hexdigest()
-
-
-def cache_is_sound(directory: Path) -> bool:
-    """True if all four cached files are MNIST.
-
-    Hashing 55 MB takes 60 ms or more, so it is done only where a file's size or time of change
-    differs from what was recorded when it was last hashed; otherwise the header is compared.
-    """
-    try:
-        recorded = dict(json.loads((directory / "verified.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        recorded = {}
-    unchanged = True
-    for name, expected in MNIST_SHA256.items():
-        path = directory / name
-        try:
-            if recorded.get(name) == file_stamp(path):
-                header = IDX_HEADERS[name]
-                with path.open("rb") as file:
-                    if file.read(4 * len(header)) != idx_header(name):
-                        return False
-            elif sha256(path.read_bytes()) == expected:
-                unchanged = False
-            else:
-                return False
-        except OSError:
-            return False
-    if not unchanged:
-        record_verified(directory)
-    return True
-
-
-def idx_header(name: str) -> bytes:
-    """The first bytes of an IDX file."""
-    return b"".join(value.to_bytes(4, "big") for value in IDX_HEADERS[name])
-
-
-def file_stamp(path: Path) -> list[int]:
-    """Size in bytes and time of last change in nanoseconds."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def record_verified(directory: Path) -> None:
-    """Note size and time of the four files, whose contents were just verified."""
-    stamps = {name: file_stamp(directory / name) for name in MNIST_SHA256}
-    with suppress(OSError):  # a read-only cache is hashed at each start instead
-        write_atomically(directory / "verified.json", json.dumps(stamps).encode())
-
-
-# --- 3. Tasks -----------------------------------------------------------------------------------
+# --- 2. Tasks -----------------------------------------------------------------------------------
 
 # Every random number of a run comes from one of these generators, each for one thing alone:
 #   images          default_rng(seed)                      the published run's
@@ -339,7 +202,7 @@ INPUT_DROPOUT_STREAM = 3
 class Task:
     """One task, ready for the network.
 
-    Inputs are float32 (n, pixels + 1): the live pixels as value / 255, then a one for the bias.
+    Inputs are float32 (n, pixels + 1): the used pixels as value / 255, then a one for the bias.
     Labels are positions in `classes`, the output rows that the task's softmax sees.
     """
 
@@ -348,11 +211,11 @@ class Task:
     train_labels: np.ndarray
     test_inputs: np.ndarray
     test_labels: np.ndarray
-    held: np.ndarray  # output rows that stand still while the task trains
+    fixed_rows: np.ndarray  # output rows that stand still while the task trains
     train_mask: np.ndarray | None = None  # (classes, n) of 0 or -inf; joint training only
 
 
-def draw_images(config: Config, seed: int, labels: np.ndarray, test_labels: np.ndarray) -> list:
+def draw_images(config: Config, seed: int, mnist: Mnist) -> list[tuple[np.ndarray, np.ndarray]]:
     """Each task's training and test images, as positions in the files: [(train, test), ...].
 
     The order of the draws is the published run's: all training draws first, task by task and
@@ -363,12 +226,12 @@ def draw_images(config: Config, seed: int, labels: np.ndarray, test_labels: np.n
     for digits in config.tasks:
         chosen = []
         for digit in sorted(digits):
-            positions = np.flatnonzero(labels == int(digit))
-            if config.train_per_class > len(positions):
-                raise InputError(
-                    f"--train-per-class {config.train_per_class}: MNIST has only {len(positions)} "
-                    f"training images of digit {digit}; choose fewer, or 0 for all"
-                )
+            positions = np.flatnonzero(mnist.train_labels == int(digit))
+            require(
+                config.train_per_class <= len(positions),
+                f"--train-per-class {config.train_per_class}: MNIST has only {len(positions)} "
+                f"training images of digit {digit}; choose fewer, or 0 for all",
+            )
             if config.train_per_class:
                 positions = rng.choice(positions, config.train_per_class, replace=False)
             chosen.append(positions)
@@ -377,7 +240,7 @@ def draw_images(config: Config, seed: int, labels: np.ndarray, test_labels: np.n
         training.append(order)
     testing = []
     for digits in config.tasks:
-        positions = np.flatnonzero(np.isin(test_labels, [int(d) for d in digits]))
+        positions = np.flatnonzero(np.isin(mnist.test_labels, [int(d) for d in digits]))
         if 0 < config.test_per_task < len(positions):
             positions = positions[rng.permutation(len(positions))[: config.test_per_task]]
         testing.append(positions)
@@ -385,21 +248,17 @@ def draw_images(config: Config, seed: int, labels: np.ndarray, test_labels: np.n
 
 
 def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.ndarray]:
-    """The tasks of one seed, and which of the 784 pixels their inputs hold.
+    """The tasks of one seed, and which of the 784 pixels their inputs hold, bool (784,).
 
     A pixel that is zero in every chosen image cannot reach any output, so it is left out: 784
     pixels become about 666, and the products with the first layer 15 % smaller.
     """
-    pixel_orders = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
-    images = []
-    draws = draw_images(config, seed, mnist.train_labels, mnist.test_labels)
-    for number, (train, test) in enumerate(draws):
-        pair = [mnist.train_images[train], mnist.test_images[test]]
-        if config.permute and number > 0:
-            order = pixel_orders.permutation(PIXELS)
-            pair = [pixels[:, order] for pixels in pair]
-        images.append(pair)
-    live = np.any([pixels.max(axis=0) for pair in images for pixels in pair], axis=0)
+    draws = draw_images(config, seed, mnist)
+    images = [
+        (mnist.train_images[train][:, order], mnist.test_images[test][:, order])
+        for (train, test), order in zip(draws, pixel_orders(config, seed), strict=True)
+    ]
+    used = np.any([pixels.max(axis=0) for pair in images for pixels in pair], axis=0)
     tasks = []
     for digits, (train, test), (train_pixels, test_pixels) in zip(
         config.tasks, draws, images, strict=True
@@ -409,14 +268,21 @@ def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.
         tasks.append(
             Task(
                 classes,
-                with_bias(train_pixels[:, live]),
+                with_bias(train_pixels[:, used]),
                 np.searchsorted(classes, mnist.train_labels[train]),
-                with_bias(test_pixels[:, live]),
+                with_bias(test_pixels[:, used]),
                 np.searchsorted(classes, mnist.test_labels[test]),
-                held=np.setdiff1d(rows, classes) if config.head == "frozen" else rows[:0],
+                fixed_rows=np.setdiff1d(rows, classes) if config.head == "frozen" else rows[:0],
             )
         )
-    return tasks, live
+    return tasks, used
+
+
+def pixel_orders(config: Config, seed: int) -> list[Any]:
+    """An index of the pixels for each task: all as they are, or with --permute shuffled."""
+    rng = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
+    later = [rng.permutation(PIXELS) if config.permute else slice(None) for _ in config.tasks[1:]]
+    return [slice(None), *later]
 
 
 def with_bias(pixels: np.ndarray) -> np.ndarray:
@@ -443,12 +309,12 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
         train_labels=np.concatenate(labels),
         test_inputs=np.empty(0),
         test_labels=np.empty(0),
-        held=np.setdiff1d(tasks[0].held, classes),
+        fixed_rows=np.setdiff1d(tasks[0].fixed_rows, classes),
         train_mask=np.concatenate(masks, axis=1).astype(np.float32),
     )
 
 
-# --- 4. Activations -----------------------------------------------------------------------------
+# --- 3. Activations -----------------------------------------------------------------------------
 #
 # One contract: an activation turns the pre-activations z, float (units, n), into activations h in
 # place and fills `gate` with dh/dz, so that the backward pass of every activation is
@@ -507,8 +373,26 @@ ACTIVATIONS = {
 PAIRED_BATCH_STREAM = 100
 
 
-# --- 5. Network ---------------------------------------------------------------------------------
+def label(model: str) -> str:
+    """How a model is called in print."""
+    return ACTIVATIONS[model].label if model in ACTIVATIONS else model
 
+
+@cache
+def source_hash(function: Callable[..., Any]) -> str:
+    """Twelve hex digits of a function's code; its docstring, comments and layout do not count."""
+    import ast
+    import inspect
+    import textwrap
+
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    (definition,) = tree.body
+    if ast.get_docstring(definition) is not None:
+        definition.body = definition.body[1:]
+    return sha256(ast.unparse(tree).encode())[:12]
+
+
+# --- 4. Network ---------------------------------------------------------------------------------
 
 # Parameters updated at a time: with their velocity and gradient 3 MB, so that a large network's
 # five passes read memory once.
@@ -530,8 +414,8 @@ class MLP:
 
     Activations lie as (features, images), weights as (outputs, inputs + 1) with the bias in the
     last column against a row of ones, so that an LWTA block's members are whole rows and a layer
-    is one product. Parameters, gradient and velocity are one flat vector
-    each, `weights[layer]` and `gradients[layer]` are views of it.
+    is one product. Parameters, gradient and velocity are one flat vector each; `weights[layer]`
+    and `gradients[layer]` are views of it.
     """
 
     def __init__(
@@ -539,15 +423,12 @@ class MLP:
     ) -> None:
         """Start from `initial` weights, one (inputs, outputs) array a layer; biases are zero."""
         shapes = [(outputs, inputs + 1) for inputs, outputs in (w.shape for w in initial)]
-        # One parameter more that no image reaches: decay alone changes it, from 1. It tells what
-        # became of the weights of the pixels that were left out.
-        size = sum(rows * columns for rows, columns in shapes) + 1
+        size = sum(rows * columns for rows, columns in shapes)
         self.parameters, self.gradient, self.velocity = np.zeros((3, size), dtype)
         self.weights = layer_views(self.parameters, shapes)
         self.gradients = layer_views(self.gradient, shapes)
         for weights, start in zip(self.weights, initial, strict=True):
             weights[:, :-1] = start.T
-        self.parameters[-1] = 1
         self.activation, self.k, self.dtype = activation, k, dtype
         self.workspaces: dict[int, Workspace] = {}
 
@@ -571,9 +452,8 @@ class MLP:
     ) -> np.ndarray:
         """Logits (classes, n) of inputs (n, pixels + 1).
 
-        `drop` changes each hidden layer's activations and returns the factors (dropout).
-
         Only the output rows in `classes` are computed: the mask of the inactive tasks' classes.
+        `drop` changes each hidden layer's activations and returns the factors (dropout).
         """
         work = self.workspace(len(inputs))
         signal = inputs.T
@@ -594,7 +474,6 @@ class MLP:
         work = self.workspace(len(inputs))
         signals = [inputs.T, *work.hidden]
         self.gradients[-1][:] = 0
-        self.gradient[-1] = 0
         self.gradients[-1][classes] = delta @ signals[-1].T
         following = self.weights[-1][classes]
         for layer in reversed(range(len(work.hidden))):
@@ -612,7 +491,9 @@ class MLP:
         """
         momentum, decay = self.dtype(momentum), self.dtype(decay)
         for gradients, weights in zip(self.gradients, self.weights, strict=True):
-            gradients[:, -1] -= decay * weights[:, -1]  # what the decay takes below is given back
+            # The passes below decay all parameters alike, since one flat vector is quickest; a
+            # bias is given back beforehand what that takes.
+            gradients[:, -1] -= decay * weights[:, -1]
         for first in range(0, len(self.parameters), UPDATE_CHUNK):
             part = slice(first, first + UPDATE_CHUNK)
             v, g, w = self.velocity[part], self.gradient[part], self.parameters[part]
@@ -662,144 +543,73 @@ def loss_and_accuracy(logits: np.ndarray, labels: np.ndarray) -> tuple[float, fl
     return float(loss), float(np.mean(logits.argmax(axis=0) == labels))
 
 
-# --- 6. Sequential training ---------------------------------------------------------------------
+# --- 5. Sequential training ---------------------------------------------------------------------
 
 TEST_BATCH = 500  # images evaluated at once
 
 
 @dataclass
-class Evaluation:
-    """One test of the network: after which task, epoch and update, and what it showed.
+class Moment:
+    """Where training stands, for whoever follows it.
 
-    The training figures, means over the epoch before each update, are nan within an epoch.
+    `stage` is "start" before a task's first update, "update" after each one, and "epoch" after
+    each epoch, whose training figures are means over the epoch, of each image before its update.
     """
 
-    task: int
-    epoch: int
-    update: int
-    train_loss: float
-    train_accuracy: float
-    test_accuracy: list[float]
+    lr: float  # of the next update; whoever follows may change it
+    stage: str = "start"
+    task: int = 0  # from 1
+    epoch: int = 0  # from 1
+    update: int = 0  # over all tasks
+    task_update: int = 0  # of this task
+    train_loss: float = math.nan
+    train_accuracy: float = math.nan
+    target_reached: bool = False
+    task_over: bool = False
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Before all training, and after each task."""
+        return self.update == 0 or self.task_over
 
 
-@dataclass
-class History:
-    """What one run has shown so far. A checkpoint is before training and after each task."""
-
-    active: np.ndarray  # (checkpoints, layers, tasks, units), see `evaluate`
-    evaluations: list[Evaluation] = field(default_factory=list)
-    matrix: list[list[float]] = field(default_factory=list)  # (checkpoints, tasks) accuracies
-    epochs: list[int] = field(default_factory=list)  # used by each task
-    reached: list[bool] = field(default_factory=list)  # each task's target loss, if there is one
-
-
-@dataclass
-class Run:
-    """What training one model on all tasks left behind."""
-
-    record: dict[str, Any]  # a row of `per_seed` in results.json
-    schedule: list[dict[str, Any]]  # rows of `schedule`
-    snapshot: dict[str, np.ndarray]  # arrays of snapshots.npz, by their name without the model
-    seconds: float  # training and evaluation
-
-
-def train_model(config: Config, activation: Activation, seed: int, mnist: Mnist) -> Run:
-    """Train one model on all tasks in turn: the unit of work.
-
-    Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
-    but the arguments; section 3 lists the random streams. A run that diverges ends there, and its
-    status says so.
-    """
-    limit_blas_threads()
-    tasks, live = make_tasks(config, seed, mnist)
-    phases = [join_tasks(tasks)] if config.joint else tasks
-    start = initial_weights(config, seed)
-    network = MLP([start[0][live], *start[1:]], activation, config.k)
-    history = History(np.zeros((len(phases) + 1, config.depth, len(tasks), config.hidden), "f4"))
-
-    failure = None
-    began = time.perf_counter()
-    try:
-        train_phases(network, phases, tasks, config, seed, history)
-    except Diverged as error:
-        failure = str(error)
-    seconds = time.perf_counter() - began
-
-    final = np.empty_like(start[0])
-    final[live] = network.weights[0][:, :-1].T
-    final[~live] = start[0][~live] * network.parameters[-1]
-    shown = history.evaluations
-    return Run(
-        record=unit_record(config, activation, seed, history, failure, tasks),
-        schedule=[
-            {"model": activation.name, **asdict(e)} for e in shown if math.isfinite(e.train_loss)
-        ],
-        snapshot={
-            "accuracy": np.array([e.test_accuracy for e in shown]),
-            "task": np.array([e.task for e in shown]),
-            "update": np.array([e.update for e in shown]),
-            "train_loss": np.array([e.train_loss for e in shown]),
-            "W1": final[:, :100],
-            "W1_init": start[0][:, :100],
-            "active": history.active,
-        },
-        seconds=seconds,
-    )
-
-
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # `Diverged` says it better
 def train_phases(
-    network: MLP,
-    phases: Sequence[Task],
-    tasks: Sequence[Task],
-    config: Config,
-    seed: int,
-    history: History,
-) -> None:
-    """Train on each phase in turn (a task, or all tasks joined), testing on every task.
+    network: MLP, phases: Sequence[Task], config: Config, seed: int
+) -> Iterator[Moment]:
+    """Train on each phase in turn (a task, or all tasks joined), and say after each step where.
 
-    Fills `history`; raises `Diverged`.
+    Yields one `Moment`, changed in between, so that the caller may test, measure, change the rate
+    or stop. Raises `Diverged` where an epoch's loss is not finite.
     """
     stream = PAIRED_BATCH_STREAM if config.paired else network.activation.batch_stream
     batches = np.random.default_rng(seed + stream)
     dropout = [np.random.default_rng([seed, s]) for s in (DROPOUT_STREAM, INPUT_DROPOUT_STREAM)]
-    update = 0
-    accuracies = evaluate(network, tasks, history.active[0])
-    history.evaluations.append(Evaluation(0, 0, 0, math.nan, math.nan, accuracies))
-    history.matrix.append(accuracies)
-
-    for number, phase in enumerate(phases, start=1):
+    now = Moment(config.lr)
+    for now.task, phase in enumerate(phases, start=1):
         # An output layer for each task is a task begun anew: the step carries nothing over.
         if config.head == "frozen" or config.restart_momentum:
             network.velocity[:] = 0
-        for epoch in range(1, config.epochs + 1):
+        now.stage, now.epoch, now.task_update, now.task_over = "start", 0, 0, False
+        yield now
+        while not now.task_over:
+            now.stage, now.epoch = "update", now.epoch + 1
+            now.train_loss = now.train_accuracy = math.nan
             order = batches.permutation(len(phase.train_labels))
             logits = np.empty((len(phase.classes), len(order)), network.dtype)
             for first in range(0, len(order), config.batch):
                 batch = slice(first, first + config.batch)
-                logits[:, batch] = train_batch(network, phase, order[batch], config, dropout)
-                update += 1
-                if config.evaluate_every and update % config.evaluate_every == 0:
-                    within = Evaluation(number, epoch, update, math.nan, math.nan, [])
-                    within.test_accuracy = evaluate(network, tasks)
-                    history.evaluations.append(within)
-
-            loss, accuracy = loss_and_accuracy(logits, phase.train_labels[order])
-            check_finite([loss], "training loss", number, epoch)
-            reached = config.target_loss is not None and loss <= config.target_loss
-            last = reached or epoch == config.epochs
-            accuracies = evaluate(network, tasks, history.active[number] if last else None)
-            check_finite(accuracies, "test accuracy", number, epoch)
-            if history.evaluations[-1].update == update:  # the epoch's end says more
-                history.evaluations.pop()
-            history.evaluations.append(
-                Evaluation(number, epoch, update, loss, accuracy, accuracies)
-            )
-            if last:
-                break
-        history.matrix.append(accuracies)
-        history.epochs.append(epoch)
-        history.reached.append(reached)
+                logits[:, batch] = train_batch(
+                    network, phase, order[batch], config, now.lr, dropout
+                )
+                now.update += 1
+                now.task_update += 1
+                yield now
+            loss, now.train_accuracy = loss_and_accuracy(logits, phase.train_labels[order])
+            check_finite([loss], "training loss", now.task, now.epoch)
+            now.target_reached = config.target_loss is not None and loss <= config.target_loss
+            now.task_over = now.target_reached or now.epoch == config.epochs
+            now.stage, now.train_loss = "epoch", loss
+            yield now
 
 
 def train_batch(
@@ -807,6 +617,7 @@ def train_batch(
     task: Task,
     batch: np.ndarray,
     config: Config,
+    lr: float,
     dropout: Sequence[np.random.Generator],
 ) -> np.ndarray:
     """One update from the images at the positions `batch`; the logits before it."""
@@ -825,11 +636,11 @@ def train_batch(
 
     # The learning rate enters here, on a few numbers, and not on every parameter's gradient.
     delta = cross_entropy_gradient(logits, task.train_labels[batch])
-    delta *= network.dtype(config.lr)
+    delta *= network.dtype(lr)
     network.backward(inputs, task.classes, delta)
-    held = network.weights[-1][task.held]
-    network.update(config.momentum, config.lr * config.weight_decay)
-    network.weights[-1][task.held] = held
+    fixed = network.weights[-1][task.fixed_rows]
+    network.update(config.momentum, lr * config.weight_decay)
+    network.weights[-1][task.fixed_rows] = fixed
     return logits
 
 
@@ -870,61 +681,139 @@ def check_finite(values: Iterable[float], what: str, task: int, epoch: int) -> N
         raise Diverged(f"{what} in task {task}, epoch {epoch} is not finite")
 
 
-@cache
-def limit_blas_threads() -> None:
-    """One BLAS thread for this process where numpy was imported before our variables were set."""
-    if NUMPY_CAME_FIRST:
-        import threadpoolctl
+@dataclass
+class Run:
+    """What training one model on all tasks left behind."""
 
-        threadpoolctl.threadpool_limits(1, user_api="blas")
+    record: dict[str, Any]  # a row of `per_seed` in results.json
+    schedule: list[dict[str, Any]]  # rows of `schedule`
+    snapshot: dict[str, np.ndarray]  # arrays of snapshots.npz, by their name without the model
+    seconds: float  # training and evaluation
 
 
-@cache
-def blas() -> dict[str, Any]:
-    """Name, kernel and threads of numpy's BLAS; the kernel decides the last bits of a result."""
-    import threadpoolctl
+Test = tuple[Moment, list[float]]  # when, and the accuracy on each task
 
+
+def train_and_test(
+    network: MLP, tasks: Sequence[Task], config: Config, seed: int, tests: list[Test]
+) -> np.ndarray:
+    """Train on all tasks in turn and test as the configuration says; appends to `tests`.
+
+    Returns `active`, float32 (checkpoints, layers, tasks, units), see `evaluate`. Raises
+    `Diverged`.
+    """
+    phases = [join_tasks(tasks)] if config.joint else tasks
+    active = np.zeros((len(phases) + 1, config.depth, len(tasks), config.hidden), np.float32)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # `Diverged` says it better
+        for now in train_phases(network, phases, config, seed):
+            is_due = config.evaluate_every and now.update % config.evaluate_every == 0
+            if not (
+                now.stage == "epoch" or now.is_checkpoint or (now.stage == "update" and is_due)
+            ):
+                continue
+            place = now.task if now.task_over else 0
+            accuracy = evaluate(network, tasks, active[place] if now.is_checkpoint else None)
+            if now.stage == "epoch":
+                check_finite(accuracy, "test accuracy", now.task, now.epoch)
+                if tests[-1][0].update == now.update:  # the epoch's end says more
+                    tests.pop()
+            tests.append((replace(now), accuracy))
+    return active
+
+
+def train_model(
+    config: Config,
+    activation: Activation,
+    seed: int,
+    mnist: Mnist,
+    start: Sequence[np.ndarray] | None = None,
+) -> Run:
+    """Train one model on all tasks in turn, from the initial weights of the seed or from `start`.
+
+    Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
+    but the arguments; section 2 lists the random streams. A run that diverges ends there, and its
+    status says so.
+    """
     limit_blas_threads()
-    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
-    return {
-        "blas": f"{pool['internal_api']} {pool.get('version')}",
-        "blas_kernel": pool.get("architecture"),
-        "blas_threads": pool["num_threads"],
-    }
+    tasks, used = make_tasks(config, seed, mnist)
+    start = initial_weights(config, seed) if start is None else start
+    network = MLP([start[0][used], *start[1:]], activation, config.k)
+    tests: list[Test] = []
+    active, failure, began = np.empty(0, np.float32), None, time.perf_counter()
+    try:
+        active = train_and_test(network, tasks, config, seed, tests)
+    except Diverged as error:
+        failure = str(error)
+    seconds = time.perf_counter() - began
+
+    final = start[0].copy()  # the weights of pixels that no image has are as they were
+    final[used] = network.weights[0][:, :-1].T
+    checkpoints = [(now, accuracy) for now, accuracy in tests if now.is_checkpoint]
+    matrix = [accuracy for _, accuracy in checkpoints]
+    epochs = [now.epoch for now, _ in checkpoints[1:]]
+    reached = [now.target_reached for now, _ in checkpoints[1:]]
+    return Run(
+        record=run_record(config, activation, seed, matrix, epochs, reached, failure, tasks),
+        schedule=[
+            {"model": activation.name, **schedule_row(now, accuracy)}
+            for now, accuracy in tests
+            if now.stage == "epoch"
+        ],
+        snapshot={
+            "accuracy": np.array([accuracy for _, accuracy in tests]),
+            "task": np.array([now.task if now.update else 0 for now, _ in tests]),
+            "update": np.array([now.update for now, _ in tests]),
+            "train_loss": np.array([now.train_loss for now, _ in tests]),
+            "W1": final[:, :100],
+            "W1_init": start[0][:, :100],
+            "active": active,
+        },
+        seconds=seconds,
+    )
+
+
+def schedule_row(now: Moment, accuracy: list[float]) -> dict[str, Any]:
+    """What a row of `schedule` says of an epoch."""
+    names = ("task", "epoch", "update", "train_loss", "train_accuracy")
+    return {**{name: getattr(now, name) for name in names}, "test_accuracy": accuracy}
 
 
 METRICS = ("forgetting", "average_accuracy", "backward_transfer", "forward_transfer")
 STATUSES = ("ok", "diverged", "untrained")
 
 
-def unit_record(
+def run_record(
     config: Config,
     activation: Activation,
     seed: int,
-    history: History,
+    matrix: list[list[float]],
+    epochs: list[int],
+    reached: list[bool],
     failure: str | None,
     tasks: Sequence[Task],
 ) -> dict[str, Any]:
-    """The row of one run in `per_seed`. `failure` says how it diverged, if it did."""
+    """The row of one run in `per_seed`; `failure` says how it diverged, if it did.
+
+    A run is untrained if right after training on a task its accuracy there is below halfway from
+    chance to 1.
+    """
     metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     status = "diverged" if failure else "ok"
     if not failure:
-        matrix = np.array(history.matrix)
-        metrics["average_accuracy"] = float(matrix[-1].mean())
-        metrics.update(sequential_metrics(matrix))
+        metrics["average_accuracy"] = float(np.mean(matrix[-1]))
+        metrics.update(sequential_metrics(np.array(matrix)))
         for j, task in enumerate(tasks):
-            learned = matrix[1 if config.joint else j + 1, j]
-            if learned < (1 + 1 / len(task.classes)) / 2:  # halfway from chance to 1
+            learned = matrix[1 if config.joint else j + 1][j]
+            if learned < (1 + 1 / len(task.classes)) / 2:
                 status = "untrained"
                 failure = f"accuracy on task {j + 1} right after training on it is {learned:.3f}"
                 break
     return {
         "seed": seed,
         "model": activation.name,
-        "accuracy_matrix": history.matrix,
-        "epochs": history.epochs,
-        "target_reached": history.reached if config.target_loss is not None else None,
+        "accuracy_matrix": matrix,
+        "epochs": epochs,
+        "target_reached": reached if config.target_loss is not None else None,
         **metrics,
         "status": status,
         "failure": failure,
@@ -954,7 +843,35 @@ def sequential_metrics(matrix: np.ndarray) -> dict[str, float | None]:
     }
 
 
-# --- 7. Statistics of forgetting ----------------------------------------------------------------
+@cache
+def limit_blas_threads() -> None:
+    """One BLAS thread for this process where numpy was imported before our variables were set."""
+    if NUMPY_CAME_FIRST:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(1, user_api="blas")
+
+
+@cache
+def blas() -> dict[str, Any]:
+    """Name, kernel and threads of numpy's BLAS; the kernel decides the last bits of a result."""
+    import threadpoolctl
+
+    limit_blas_threads()
+    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
+    return {
+        "blas": f"{pool['internal_api']} {pool.get('version')}",
+        "blas_kernel": pool.get("architecture"),
+        "blas_threads": pool["num_threads"],
+    }
+
+
+# --- 6. Statistics of forgetting ----------------------------------------------------------------
+
+ALIKE = 0.010  # two mean forgettings closer than this are called alike
+EXACT_PAIRS = 12  # up to so many, every flip of signs is tried
+FLIPS = 100_000  # drawn for more
 
 
 def summarise(values: Sequence[float | None]) -> dict[str, Any]:
@@ -972,43 +889,98 @@ def summarise(values: Sequence[float | None]) -> dict[str, Any]:
         summary["iqm"] = float(present[n // 4 : n - n // 4].mean())
     if n > 1:
         summary["std"] = float(present.std(ddof=1))
-        half = student_t_quantile(0.975, n - 1) * summary["std"] / math.sqrt(n)
-        summary["ci95"] = [summary["mean"] - half, summary["mean"] + half]
+        summary["ci95"] = student_interval(summary, 0.95)
     return summary
+
+
+def student_interval(summary: dict[str, Any], level: float) -> list[float]:
+    """Student's interval of a mean at this level of confidence, from a summary of n > 1 values."""
+    n, mean = summary["n"], summary["mean"]
+    half = student_t_quantile((1 + level) / 2, n - 1) * summary["std"] / math.sqrt(n)
+    return [mean - half, mean + half]
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     """Paired comparison of two activations' forgetting, seed by seed.
 
     The difference is first minus second: above zero where the second forgets less, which is a win.
-    `smallest_detectable` is the true mean difference that the two-sided 5 % t-test would have
-    found with 80 % power, if the spread is the observed one: (t_.975 + t_.8) s / sqrt(n), with
-    n - 1 degrees of freedom. That is an approximation, good to 1 % of power from 5 pairs on.
+    `p` is the permutation test's; `p_adjusted` is the same until `adjust` is told of a family.
+    `smallest_detectable` is the true mean difference that a two-sided 5 % t-test would have found
+    with 80 % power, if the spread is the observed one: (t_.975 + t_.8) s / sqrt(n), with n - 1
+    degrees of freedom. That is an approximation, good to 1 % of power from 5 pairs on.
     """
     # Accuracies are multiples of 1 / test images; a difference below 1e-9 is rounding, so a tie.
     difference = [round(a - b, 9) for a, b in zip(first, second, strict=True)]
-    wins = sum(d > 0 for d in difference)
-    losses = sum(d < 0 for d in difference)
     summary = summarise(difference)
-    detectable = None
-    if summary["n"] > 1:
-        quantiles = sum(student_t_quantile(p, summary["n"] - 1) for p in (0.975, 0.8))
-        detectable = quantiles * summary["std"] / math.sqrt(summary["n"])
-    return {
-        "difference": summary,
-        "wins": wins,
-        "losses": losses,
-        "ties": len(difference) - wins - losses,
-        "sign_test_p": sign_test(wins, losses),
-        "smallest_detectable": detectable,
+    wins, losses = sum(d > 0 for d in difference), sum(d < 0 for d in difference)
+    p = permutation_test(difference) if summary["n"] > 1 else None
+    comparison = {
+        **{"difference": summary, "ci90": None, "wins": wins, "losses": losses},
+        **{"ties": len(difference) - wins - losses, "p": p, "p_adjusted": p},
+        "smallest_detectable": None,
     }
+    if summary["n"] > 1:
+        comparison["ci90"] = student_interval(summary, 0.90)
+        quantiles = sum(student_t_quantile(q, summary["n"] - 1) for q in (0.975, 0.8))
+        comparison["smallest_detectable"] = quantiles * summary["std"] / math.sqrt(summary["n"])
+    return comparison
 
 
-def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided sign test: p of a split at least as uneven, if both are equally likely."""
-    n = wins + losses
-    tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1))
-    return float(min(1.0, 2 * tail / 2**n))
+def permutation_test(difference: Sequence[float]) -> float:
+    """Two-sided sign-flip test of the mean: p of one at least as far from zero by flips alone.
+
+    Exact up to `EXACT_PAIRS` pairs; else (1 + count) / (1 + flips) over `FLIPS` flips drawn from a
+    fixed generator (Phipson and Smyth 2010).
+    """
+    values = np.array(difference, float)
+    n, total = len(values), values.sum()
+    least = abs(total) - 1e-12 * np.abs(values).sum()  # sums of other orders are equal but rounding
+    if n <= EXACT_PAIRS:
+        bits = np.arange(1 << n)[:, None] >> np.arange(n) & 1
+        return float(np.mean(np.abs(total - 2 * bits @ values) >= least))
+    rng = np.random.default_rng(0)
+    extreme = 0
+    for _ in range(10):
+        octets = rng.integers(0, 256, (FLIPS // 10, -(-n // 8)), np.uint8)
+        bits = np.unpackbits(octets, axis=1, count=n).astype(float)
+        extreme += int(np.sum(np.abs(total - 2 * bits @ values) >= least))
+    return (1 + extreme) / (1 + FLIPS)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for several tests (Holm 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def adjust(family: Sequence[dict[str, Any]]) -> None:
+    """Set `p_adjusted` of each comparison of a family; those without a test are left out."""
+    tested = [comparison for comparison in family if comparison["p"] is not None]
+    for comparison, p in zip(tested, holm([c["p"] for c in tested]), strict=True):
+        comparison["p_adjusted"] = p
+
+
+def verdict(first: str, second: str, comparison: dict[str, Any]) -> str | None:
+    """What a comparison says of the activations with these labels; None for fewer than two seeds.
+
+    The one rule: a difference is shown by the adjusted permutation test alone; two are alike if
+    the 90 % interval lies within `ALIKE` (two one-sided 5 % tests; Schuirmann 1987).
+    """
+    if comparison["p_adjusted"] is None:
+        return None
+    low, high = comparison["ci90"]
+    alike = low > -ALIKE and high < ALIKE
+    if comparison["p_adjusted"] < 0.05:
+        better = second if comparison["difference"]["mean"] > 0 else first
+        return f"{better} forgets less" + (f" by less than {ALIKE:.3f}" if alike else "")
+    if alike:
+        return f"alike within {ALIKE:.3f}"
+    n, shown = comparison["difference"]["n"], comparison["smallest_detectable"]
+    return f"undecided: {n} seeds could have shown {shown:.3f}"
 
 
 @cache
@@ -1035,10 +1007,14 @@ def student_t_cdf(t: float, df: int) -> float:
     return (1 + central) / 2
 
 
-def aggregate(records: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, Any]:
-    """`aggregate` of results.json from rows of `per_seed`.
+def aggregate(
+    records: Sequence[dict[str, Any]], models: Sequence[str], guessing: float
+) -> dict[str, Any]:
+    """`aggregate` of results.json from rows of `per_seed`; the pairs are one family.
 
     A run that diverged or never learned is in no mean, and its seed in no pair with that model.
+    Where a pair has such runs, `at_chance` is the difference in average accuracy in which they
+    count as `guessing`, so that no model wins by failing.
     """
     by_model = {
         model: {row["seed"]: row for row in records if row["model"] == model} for model in models
@@ -1054,123 +1030,83 @@ def aggregate(records: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[
         for model, rows in by_model.items()
     }
     pairs = []
-    for i, first in enumerate(models):
-        for second in models[i + 1 :]:
-            seeds = sorted(by_model[first].keys() & by_model[second].keys())
-            failed = {
-                model: sum(by_model[model][seed]["status"] != "ok" for seed in seeds)
-                for model in (first, second)
+    for names in combinations(models, 2):
+        first, second = (by_model[model] for model in names)
+        both = [(first[s], second[s]) for s in sorted(first.keys() & second.keys())]
+        complete = [
+            [row["forgetting"] for row in pair]
+            for pair in both
+            if all(row["status"] == "ok" and row["forgetting"] is not None for row in pair)
+        ]
+        failed = {
+            model: sum(pair[i]["status"] != "ok" for pair in both) for i, model in enumerate(names)
+        }
+        worth = [
+            [r["average_accuracy"] if r["status"] == "ok" else guessing for r in pair]
+            for pair in both
+        ]
+        pairs.append(
+            {
+                **{"first": names[0], "second": names[1], "failed": failed},
+                **compare([a for a, _ in complete], [b for _, b in complete]),
+                "at_chance": summarise([a - b for a, b in worth]) if any(failed.values()) else None,
             }
-            complete = [
-                seed
-                for seed in seeds
-                if all(by_model[model][seed]["status"] == "ok" for model in (first, second))
-                and by_model[first][seed]["forgetting"] is not None
-            ]
-            values = [
-                [by_model[model][seed]["forgetting"] for seed in complete]
-                for model in (first, second)
-            ]
-            comparison = compare(*values)
-            pairs.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "failed": failed,
-                    **comparison,
-                    "verdict": verdict(first, second, comparison),
-                }
-            )
+        )
+    adjust(pairs)
+    for pair in pairs:
+        pair["verdict"] = verdict(label(pair["first"]), label(pair["second"]), pair)
     return {"models": per_model, "pairs": pairs}
 
 
-def verdict(first: str, second: str, comparison: dict[str, Any]) -> str | None:
-    """What the paired difference's interval says; None for fewer than two seeds."""
-    summary = comparison["difference"]
-    if summary["ci95"] is None:
-        return None
-    shown = comparison["smallest_detectable"]
-    if not shown:  # no spread to judge by
-        if not summary["mean"]:
-            return f"no difference shown: all {summary['n']} pairs are equal"
-        return f"not judged: all {summary['n']} pairs differ by exactly {summary['mean']:+.4f}"
-    low, high = summary["ci95"]
-    if low > 0:
-        return f"{label(second)} forgets less"
-    if high < 0:
-        return f"{label(first)} forgets less"
-    return f"no difference shown: {summary['n']} seeds could have shown {shown:.3f}"
+# --- 7. Seeds -----------------------------------------------------------------------------------
 
-
-def label(model: str) -> str:
-    """How a model is called in print."""
-    return ACTIVATIONS[model].label if model in ACTIVATIONS else model
-
-
-# --- 8. Seeds -----------------------------------------------------------------------------------
-
-Unit = tuple[Activation, int]  # one model, one seed
 SCHEDULER_SECONDS = 5  # to answer
 
 
-class Stopped(Exception):
-    """A sweep could not go on; the message says why. What was finished is in the journal."""
-
-
-def run_unit(
-    config: Config, activation: Activation, seed: int, data_dir: str | None, whole: bool
-) -> Run:
-    """Train one model wherever this runs; `whole` keeps what only the headline seed shows."""
-    run = train_model(config, activation, seed, load_mnist(data_dir))
-    return run if whole else replace(run, schedule=[], snapshot={})
-
-
-def run_units(
+def train_run(
     config: Config,
-    units: Sequence[Unit],
-    headline: int,
-    jobs: int,
+    activation: Activation,
+    seed: int,
     data_dir: str | None,
-    executor: Any = None,
-) -> Iterator[Run]:
-    """Runs of all units, as they finish: `jobs` side by side here, or on another executor.
-
-    Raises `Stopped` if a worker process died.
-    """
-    arguments = [
-        (config, activation, seed, data_dir, seed == headline) for activation, seed in units
-    ]
-    if executor is None and (jobs == 1 or len(units) <= 1):
-        for unit in arguments:
-            yield run_unit(*unit)
-        return
-    if executor is None:
-        executor = local_executor(min(jobs, len(units)), len(units))
-        yield from as_finished(executor, [executor.submit(run_unit, *unit) for unit in arguments])
-        return
-    try:
-        elsewhere = partial(run_unit_elsewhere, software())
-        yield from as_finished(executor, [executor.submit(elsewhere, *unit) for unit in arguments])
-    except (InputError, Stopped):
-        raise
-    except Exception as error:
-        raise Stopped(f"the cluster failed ({one_line(error)})") from None
+    start: Sequence[np.ndarray] | None = None,
+    is_headline: bool = False,
+) -> Run:
+    """`train_model` in any process; only the headline keeps schedule and snapshot."""
+    run = train_model(config, activation, seed, load_mnist(data_dir), start)
+    return run if is_headline else replace(run, schedule=[], snapshot={})
 
 
-def as_finished(executor: Any, futures: Sequence[Any]) -> Iterator[Any]:
-    """What an executor's futures return, as they finish; none goes on when this ends.
+def side_by_side(
+    function: Callable[..., Any], arguments: Sequence[tuple], jobs: int, client: Any = None
+) -> Iterator[Any]:
+    """What `function` returns for each tuple of arguments, as they finish.
 
-    Raises `Stopped` if a worker process died.
+    `jobs` at a time here, or on the cluster of a Dask client. Raises `Stopped` if a worker process
+    died or the cluster failed.
     """
     from concurrent.futures import BrokenExecutor, as_completed
 
+    if client is None and (jobs == 1 or len(arguments) <= 1):
+        for values in arguments:
+            yield function(*values)
+        return
+    if client is None:
+        executor = local_executor(min(jobs, len(arguments)), len(arguments))
+    else:
+        executor = client.get_executor(pure=False, retries=3)  # a lost run goes to another worker
+        function = partial(run_elsewhere, software(), function)
     try:
+        futures = [executor.submit(function, *values) for values in arguments]
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor:
         raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
+    except Exception as error:
+        if client is None or isinstance(error, InputError | Stopped):
+            raise
+        raise Stopped(f"the cluster failed ({one_line(error)})") from None
     finally:
-        # Not `with`: that would wait for the units under way, and Ctrl-C ends at once. Nor
+        # Not `with`: that would wait for the runs under way, and Ctrl-C ends at once. Nor
         # `future.cancel`: an executor whose processes end trips over what others cancelled.
         try:
             executor.shutdown(wait=False, cancel_futures=True)
@@ -1178,10 +1114,10 @@ def as_finished(executor: Any, futures: Sequence[Any]) -> Iterator[Any]:
             executor.shutdown(wait=False)
 
 
-def local_executor(jobs: int, units: int) -> Any:
-    """Threads for up to a pair of models, which starting processes would delay more than it
+def local_executor(jobs: int, runs: int) -> Any:
+    """Threads for up to a pair of runs, which starting processes would delay more than it
     helps; processes for more, since threads share Python's lock."""
-    if units <= 2:
+    if runs <= 2:
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(jobs)
@@ -1194,11 +1130,28 @@ def local_executor(jobs: int, units: int) -> Any:
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker)
 
 
+def start_worker() -> None:
+    """In each worker process: end at once on Ctrl-C, and with the main process, however it ends."""
+    import multiprocessing
+    import signal
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def dask_client(address: str) -> Any:
-    """A client of the Dask cluster whose scheduler is at `address`.
+    """A client of the Dask cluster whose scheduler is at `address`; our files are sent there.
 
     Raises `InputError` where no scheduler answers, no worker is there, or a worker would compute
-    something else: another version of this file, of numpy or of Python.
+    something else: another version of Python, of numpy or of the files.
     """
     try:
         import distributed
@@ -1213,39 +1166,25 @@ def dask_client(address: str) -> Any:
         client = distributed.Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
     except (OSError, ValueError):
         raise InputError(
-            f"--dask {address}: no scheduler answers there; start one in this folder: "
-            "PYTHONPATH=. dask scheduler"
+            f"--dask {address}: no scheduler answers there; start one: dask scheduler"
         ) from None
     try:
-        client.run_on_scheduler(software)  # it unpacks the units before it hands them out
+        for file in (fetch_mnist.__file__, __file__):
+            client.upload_file(file)
+        workers = client.run(software)
     except Exception as error:
         raise InputError(
-            f"the scheduler at {address} cannot load this project: {one_line(error)}; start it in "
-            "this folder with PYTHONPATH=."
+            f"--dask {address}: it cannot load this project: {one_line(error)}"
         ) from None
-    workers = client.run(software, on_error="return")
-    if not workers:
-        raise InputError(
-            f"--dask {address}: no worker there; in this folder: PYTHONPATH=. dask worker {address}"
-        )
-    for worker, found in workers.items():
-        if isinstance(found, Exception):
-            raise InputError(
-                f"worker {worker} cannot load this project: {one_line(found)}; start it "
-                "in this folder with PYTHONPATH=."
-            )
+    require(bool(workers), f"--dask {address}: no worker there; start one: dask worker {address}")
+    for worker, there in workers.items():
         for name, version in software().items():
-            if found.get(name) != version:
-                raise InputError(
-                    f"worker {worker} has {name} {found.get(name)}, not {version} as here; "
-                    "give it the same and start it again"
-                )
+            require(
+                there.get(name) == version,
+                f"worker {worker} has {name} {there.get(name)}, not {version} as here; give it the "
+                "same and start it again",
+            )
     return client
-
-
-def dask_executor(client: Any) -> Any:
-    """An executor on a client's cluster; a unit whose worker dies goes to another."""
-    return client.get_executor(pure=False, retries=3)
 
 
 def one_line(error: BaseException) -> str:
@@ -1266,28 +1205,11 @@ def software() -> dict[str, str]:
     }
 
 
-def run_unit_elsewhere(expected: dict[str, str], *unit: Any) -> Run:
-    """`run_unit`, on a worker that may have joined after the others were checked."""
+def run_elsewhere(expected: dict[str, str], function: Callable[..., Any], *values: Any) -> Any:
+    """`function`, on a worker that may have joined after the others were checked."""
     if software() != expected:
         raise Stopped(f"a worker joined with {software()}, not {expected} as here")
-    return run_unit(*unit)
-
-
-def start_worker() -> None:
-    """In each worker process: end at once on Ctrl-C, and with the main process, however it ends."""
-    import multiprocessing
-    import signal
-    import threading
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    return function(*values)
 
 
 def available_cores() -> int:
@@ -1297,45 +1219,79 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-class Journal:
-    """The finished units of a sweep, each on disk as soon as it is finished.
+def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Iterator[Run]:
+    """The same runs, with a bar where a person is watching."""
+    if quiet or total <= 2 or not on_terminal():
+        yield from runs
+        return
+    from tqdm import tqdm
 
-    A text file beside the results: a first line with what the units depend on, then one line of
-    JSON a unit. A line cut short by a crash is dropped when the journal is read.
+    yield from tqdm(runs, total=total, unit="run", dynamic_ncols=True)
+
+
+class Journal:
+    """The finished runs of a sweep, each on disk as soon as it is finished.
+
+    A text file beside the results: a first line with what the runs depend on, then one line of
+    JSON a run. A line cut short by a crash is dropped when the journal is read.
     """
 
-    def __init__(self, results: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, results: Path, config: Config) -> None:
         """The journal of one results file; nothing is read or written yet."""
         self.path = results.with_name(results.name + ".journal")
-        self.identity = identity
+        self.identity = {
+            **{"schema": SCHEMA, "config": without_nan(asdict(config))},
+            **{"mnist_sha256": MNIST_SHA256, "software": software()},
+        }
 
     def read(self) -> list[Run]:
-        """The units in it; `InputError` if they come from another configuration."""
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        """The runs in it; `InputError` if they come from another configuration."""
         rows = []
-        for line in lines:
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             with suppress(ValueError):  # cut short
                 rows.append(json.loads(line))
-        if rows and "schema" not in rows[0]:
-            raise InputError(f"{self.path}: its first line is damaged; move it out of the way")
         if rows:
-            check_identity(self.path, rows[0], self.identity)
+            self.check(rows[0])
         return [Run(row["record"], row["schedule"], {}, row["seconds"]) for row in rows[1:]]
 
-    def start(self, runs: Sequence[Run]) -> None:
-        """Begin the file with these units.
+    def check(self, first: dict[str, Any]) -> None:
+        """Raise `InputError`, naming the first field that differs, if this is another's journal."""
+        require("schema" in first, f"{self.path}: its first line is damaged; move it away")
+        for part in ("schema", "config", "mnist_sha256"):
+            here, there = (
+                {part: v} if part == "schema" else v or {}
+                for v in (self.identity[part], first.get(part))
+            )
+            for name in {**here, **there}:
+                require(
+                    here.get(name) == there.get(name),
+                    f"{self.path}: cannot resume, {name} is {there.get(name)!r} there and "
+                    f"{here.get(name)!r} here; give the same options, or another --out",
+                )
+        for name in ("python", "numpy"):
+            here, there = self.identity["software"][name], first.get("software", {}).get(name)
+            if here != there:
+                print(
+                    f"{self.path} is from {name} {there}, this is {here}: the last bits of what is "
+                    "added may differ",
+                    file=sys.stderr,
+                )
 
-        A journal that is in the way and has units is kept as NAME.old, NAME.old2 and so on.
+    def start(self, runs: Sequence[Run]) -> None:
+        """Begin the file with these runs.
+
+        A journal that is in the way and has runs is kept as NAME.old, NAME.old2 and so on.
         """
         if self.path.exists() and not runs and self.path.read_bytes().count(b"\n") > 1:
             names = (f"{self.path.name}.old{n if n > 1 else ''}" for n in count(1))
-            kept = next(p for p in map(self.path.with_name, names) if not p.exists())
-            os.replace(self.path, kept)
+            os.replace(
+                self.path, next(p for p in map(self.path.with_name, names) if not p.exists())
+            )
         lines = [json.dumps(self.identity), *map(self.line, runs)]
         write_or_stop(self.path, "".join(line + "\n" for line in lines).encode())
 
     def append(self, run: Run) -> None:
-        """Add a unit; on disk when this returns. Raises `Stopped` if it cannot be written."""
+        """Add a run; on disk when this returns. Raises `Stopped` if it cannot be written."""
         try:
             with self.path.open("a") as file:
                 file.write(self.line(run) + "\n")
@@ -1346,86 +1302,108 @@ class Journal:
 
     @staticmethod
     def line(run: Run) -> str:
-        """A unit as a line of JSON."""
+        """A run as a line of JSON."""
         row = {"record": run.record, "schedule": run.schedule, "seconds": run.seconds}
         return json.dumps(without_nan(row))
 
 
-def run_identity(config: Config) -> dict[str, Any]:
-    """What the bits of every unit depend on: schema, configuration, data."""
-    return {"schema": SCHEMA, "config": without_nan(asdict(config)), "mnist_sha256": MNIST_SHA256}
+Finished = dict[tuple[int, str], Run]  # by seed and model
 
 
-def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise `InputError`, naming the first field that differs, if a file is from another run."""
+def run_sweep(
+    config: Config, activations: Sequence[Activation], seeds: range, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train every model at every seed that is not finished yet; the contents of results.json.
 
-    def refuse(name: str, here: Any, there: Any) -> None:
-        raise InputError(
-            f"{path}: cannot resume, {name} is {there!r} there and {here!r} here; "
-            "give the same options, or another --out"
-        )
-
-    if found.get("schema") != wanted["schema"]:
-        refuse("schema", wanted["schema"], found.get("schema"))
-    for part in ("config", "mnist_sha256"):
-        there = found.get(part) or {}
-        for name in {**wanted[part], **there}:
-            if there.get(name) != wanted[part].get(name):
-                refuse(name, wanted[part].get(name), there.get(name))
-
-
-def finished_runs(results: Path, journal: Journal, identity: dict[str, Any]) -> list[Run]:
-    """What an earlier run of the same configuration finished, from its results and its journal.
-
-    A results file that is cut short is kept as NAME.damaged, and the journal alone is used.
+    Writes the headline seed's snapshots and, for several seeds, a journal of finished runs.
+    Raises `Stopped`, also where a single seed diverges: a sweep counts such a run instead.
     """
-    runs = []
+    journal = Journal(options.out, config) if len(seeds) > 1 or options.resume else None
+    models = [activation.name for activation in activations]
+    finished: Finished = {}
+    if options.resume and journal:
+        finished = {(r.record["seed"], r.record["model"]): r for r in journal.read()}
+        keep_damaged(options.out)
+        is_drawn = snapshots_are_of(options.snapshots, config, seeds[0], models)
+        if not is_drawn or any((seeds[0], model) not in finished for model in models):
+            for model in models:  # train the headline again, for its snapshots
+                finished.pop((seeds[0], model), None)
+    missing = [
+        (config, activation, seed, options.data_dir, None, seed == seeds[0])
+        for seed in seeds
+        for activation in activations
+        if (seed, activation.name) not in finished
+    ]
+    client = dask_client(options.dask) if options.dask and missing else None
+    if journal:
+        journal.start(list(finished.values()))
+    began = len(finished)
     try:
-        found = json.loads(results.read_bytes()) if results.exists() else None
-    except ValueError:
-        damaged = results.with_name(results.name + ".damaged")
-        os.replace(results, damaged)
-        print(f"{results} is cut short; kept as {damaged}, going on without it", file=sys.stderr)
-        found = None
-    if found is not None:
-        parts = ("config", "environment", "headline", "schedule", "per_seed")
-        if not isinstance(found, dict) or not all(part in found for part in parts):
-            raise InputError(f"{results}: not a results file of ours; give another --out")
-        machine, headline = found["environment"], found["headline"]
-        check_identity(results, {**found, "mnist_sha256": machine.get("mnist_sha256")}, identity)
-        here = environment()
-        for name in ("numpy", "python"):
-            if machine.get(name) != here[name]:
-                print(
-                    f"{results} is from {name} {machine.get(name)}, this is {here[name]}: "
-                    "the last bits of what is added may differ",
-                    file=sys.stderr,
-                )
-        for record in found["per_seed"]:
-            shown = record["seed"] == headline["seed"]
-            model = record["model"]
-            schedule = [row for row in found["schedule"] if shown and row["model"] == model]
-            seconds = headline.get("seconds", {}).get(model, 0.0) if shown else 0.0
-            runs.append(Run(record, schedule, {}, seconds))
-    return [*runs, *journal.read()]
+        runs = side_by_side(train_run, missing, options.jobs, client)
+        for run in with_progress(runs, len(missing), options.quiet):
+            keep_run(run, finished, journal)
+            headline = {m: finished[seeds[0], m] for m in models if (seeds[0], m) in finished}
+            if run.snapshot and len(headline) == len(models):
+                save_snapshots(options.snapshots, config, seeds[0], headline)
+    except (KeyboardInterrupt, Stopped) as error:
+        raise type(error)(
+            f"{str(error) or 'stopped'}. {len(finished) - began} of {len(missing)} models finished;"
+            + (f" {journal.path} has them, go on with --resume" if journal else " nothing written")
+        ) from None
+    return sweep_results(config, models, seeds[0], finished, options.jobs)
 
 
-# --- 9. Outputs ---------------------------------------------------------------------------------
+def keep_run(run: Run, finished: Finished, journal: Journal | None) -> None:
+    """Take a run into what is finished and into the journal; alone it must not have diverged."""
+    record = run.record
+    if record["status"] == "diverged" and not journal:
+        raise Stopped(
+            f"{label(record['model'])}, seed {record['seed']}: {record['failure']}; "
+            "try a lower --lr"
+        )
+    finished[record["seed"], record["model"]] = run
+    if journal:
+        journal.append(run)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name in the same folder, then move into place: all or nothing."""
-    path = Path(os.path.realpath(path))  # a link stays one
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def keep_damaged(path: Path) -> None:
+    """Move a results file that is cut short, or that is none of ours, to NAME.damaged."""
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        if "per_seed" in json.loads(path.read_bytes()):
+            return
+    if path.exists():
+        damaged = path.with_name(path.name + ".damaged")
+        os.replace(path, damaged)
+        print(f"{path} is damaged or not ours; kept as {damaged}", file=sys.stderr)
+
+
+def sweep_results(
+    config: Config, models: Sequence[str], headline: int, finished: Finished, jobs: int
+) -> dict[str, Any]:
+    """The contents of results.json."""
+    order = list(dict.fromkeys([*models, *(model for _, model in finished)]))
+    keys = sorted(finished, key=lambda key: (key[0], order.index(key[1])))
+    records = [finished[key].record for key in keys]
+    runs = {model: finished[headline, model] for model in models}
+    seconds = {model: run.seconds for model, run in runs.items()}
+    return {
+        "schema": SCHEMA,
+        "config": asdict(config),
+        "environment": environment(),
+        "headline": {
+            "seed": headline,
+            # The models of a seed are trained side by side, as far as there are jobs.
+            "wallclock_s": max(max(seconds.values()), sum(seconds.values()) / jobs),
+            "seconds": seconds,
+            "summary": {model: headline_summary(run.record) for model, run in runs.items()},
+        },
+        "schedule": [row for run in runs.values() for row in run.schedule],
+        "per_seed": records,
+        "aggregate": aggregate(records, order, chance(config)),
+    }
+
+
+# --- 8. Outputs ---------------------------------------------------------------------------------
 
 
 def write_or_stop(path: Path, content: bytes) -> None:
@@ -1505,9 +1483,9 @@ def git_commit() -> str | None:
     """The commit of this file, with "-dirty" if a script was changed since; None outside git."""
     import subprocess
 
-    def git(*arguments: str) -> str:
+    def git(command: str) -> str:
         return subprocess.run(
-            ["git", *arguments],
+            ["git", *command.split()],
             cwd=Path(__file__).resolve().parent,
             timeout=5,
             check=True,
@@ -1516,8 +1494,8 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
+        changed = git("status --porcelain --untracked-files=no -- *.py")
+        return git("rev-parse --short=12 HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -1561,17 +1539,21 @@ def snapshots_are_of(path: Path, config: Config, seed: int, models: Sequence[str
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = [str(file["config"]), int(file["seed"]), [str(m) for m in file["models"]]]
+            content = [str(file["config"]), int(file["seed"]), [str(m) for m in file["models"]]]
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return False
-    return found == [json.dumps(asdict(config)), seed, list(models)]
+    return content == [json.dumps(asdict(config)), seed, list(models)]
 
 
 def print_report(results: dict[str, Any]) -> None:
     """Epochs and headline of the first seed; for several seeds, what they show together."""
     seed = results["headline"]["seed"]
     print_schedule(results["schedule"], len(results["config"]["tasks"]))
-    print_headline(seed, [row for row in results["per_seed"] if row["seed"] == seed])
+    records = [row for row in results["per_seed"] if row["seed"] == seed]
+    print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
+    for text, cells in headline_rows(records):
+        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+    print("".join(f"{line}\n" for line in caveats(records)), end="")
     if len({row["seed"] for row in results["per_seed"]}) > 1:
         print_aggregate(results["aggregate"])
     kernels = {row["blas_kernel"] for row in results["per_seed"]}
@@ -1582,49 +1564,39 @@ def print_report(results: dict[str, Any]) -> None:
 
 def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
     """One line per model and epoch; test accuracies in columns T1, T2, ..."""
-    shown = min(tasks, 5)  # as many as 80 columns hold
-    heads = "".join(f"{f'T{j + 1}':>6}" for j in range(shown))
+    columns = min(tasks, 5)  # as many as 80 columns hold
+    heads = "".join(f"{f'T{j + 1}':>6}" for j in range(columns))
     print(f"{'model':8}{'task':>5}{'epoch':>6}{'train loss':>12}{'train acc':>11}   test{heads}")
     for row in rows:
-        tests = "".join(f"{accuracy:6.3f}" for accuracy in row["test_accuracy"][:shown])
+        tests = "".join(f"{accuracy:6.3f}" for accuracy in row["test_accuracy"][:columns])
         print(
             f"{label(row['model']):8}{row['task']:5}{row['epoch']:6}{row['train_loss']:12.4f}"
             f"{row['train_accuracy']:11.3f}       {tests}"
         )
 
 
-def print_headline(seed: int, records: Sequence[dict[str, Any]]) -> None:
-    """What one seed shows, a column per model, and what to keep in mind about it."""
-    print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
-    for text, cells in headline_rows(records):
-        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
-    for line in caveats(records):
-        print(line)
-
-
 def headline_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """What one seed shows, a text and a cell per model: with two tasks, the published table."""
-    complete = [r if r["status"] != "diverged" else None for r in records]
-    matrices = [r["accuracy_matrix"] if r else None for r in complete]
     tasks = max(len(r["accuracy_matrix"][0]) for r in records)
-    joint = all(m is None or len(m) == 2 for m in matrices) and tasks > 1
-    rows = []
-
-    def add(text: str, values: Iterable[float | None], digits: str) -> None:
-        rows.append((text, ["-" if value is None else format(value, digits) for value in values]))
-
-    if joint:
-        add("Average accuracy, all tasks at once", averages(complete), ".1%")
+    complete = [r for r in records if r["status"] != "diverged"]
+    rows: list[tuple[str, Callable[[dict[str, Any]], float | None], str]]
+    if tasks > 1 and all(len(r["accuracy_matrix"]) == 2 for r in complete):  # joint training
+        rows = [("Average accuracy, all tasks at once", lambda r: r["average_accuracy"], ".1%")]
     else:
-        add("Task 1 accuracy after Task 1", (m and m[1][0] for m in matrices), ".1%")
-    if tasks > 1 and not joint:
-        several = " (mean over tasks)" if tasks > 2 else ""
-        add(f"Task 1 accuracy after Task {tasks}", (m and m[-1][0] for m in matrices), ".1%")
-        add(f"Forgetting{several}", (r and r["forgetting"] for r in complete), ".3f")
-        add(f"Task {tasks} accuracy after Task {tasks}", (m and m[-1][-1] for m in matrices), ".1%")
-    if tasks > 2 and not joint:
-        add("Average accuracy", averages(complete), ".1%")
-    return rows
+        rows = [("Task 1 accuracy after Task 1", lambda r: r["accuracy_matrix"][1][0], ".1%")]
+        if tasks > 1:
+            several, last = " (mean over tasks)" * (tasks > 2), f"after Task {tasks}"
+            rows += [
+                (f"Task 1 accuracy {last}", lambda r: r["accuracy_matrix"][-1][0], ".1%"),
+                (f"Forgetting{several}", lambda r: r["forgetting"], ".3f"),
+                (f"Task {tasks} accuracy {last}", lambda r: r["accuracy_matrix"][-1][-1], ".1%"),
+            ]
+        if tasks > 2:
+            rows.append(("Average accuracy", lambda r: r["average_accuracy"], ".1%"))
+    return [
+        (text, [format(value(r), digits) if r in complete else "-" for r in records])
+        for text, value, digits in rows
+    ]
 
 
 def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
@@ -1638,11 +1610,6 @@ def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
         missed = [i for i, ok in enumerate(record["target_reached"] or [], start=1) if not ok]
         lines += [f"{model} did not reach --target-loss on task {task}." for task in missed]
     return lines
-
-
-def averages(records: Iterable[dict[str, Any] | None]) -> list[float | None]:
-    """Average accuracy over the tasks at the end, of each run that has one."""
-    return [record and record["average_accuracy"] for record in records]
 
 
 def print_aggregate(totals: dict[str, Any]) -> None:
@@ -1666,117 +1633,30 @@ def print_aggregate(totals: dict[str, Any]) -> None:
             continue
         first, second = label(pair["first"]), label(pair["second"])
         interval = "{:+.4f} to {:+.4f}".format(*difference["ci95"])
+        adjusted = f", adjusted {pair['p_adjusted']:.2g}" if len(totals["pairs"]) > 1 else ""
         print(f"\n{first} minus {second}, seed by seed ({difference['n']} complete pairs)")
-        print(f"  difference {difference['mean']:+.4f}, 95 % interval {interval}")
+        print(f"  mean {difference['mean']:+.4f}, 95 % interval {interval}")
         print(
-            f"  {second} forgets less on {pair['wins']} seeds, {first} on {pair['losses']},"
-            f" ties {pair['ties']}; sign test p = {pair['sign_test_p']:.3f}"
+            f"  median {difference['median']:+.4f}; permutation test p = {pair['p']:.2g}{adjusted}"
         )
+        wins = f"{second} forgets less on {pair['wins']} seeds, {first} on {pair['losses']}"
+        print(f"  {wins}, ties {pair['ties']}")
+        if pair["at_chance"] and pair["at_chance"]["ci95"]:
+            interval = "{:+.4f} to {:+.4f}".format(*pair["at_chance"]["ci95"])
+            print("  average accuracy, with failed runs counted as guessing:")
+            print(f"    difference {pair['at_chance']['mean']:+.4f}, 95 % interval {interval}")
         print(f"  Verdict: {pair['verdict']}.")
 
 
-def run_sweep(
-    config: Config, activations: Sequence[Activation], seeds: range, options: argparse.Namespace
-) -> dict[str, Any]:
-    """Train every model at every seed that is not finished yet; the contents of results.json.
-
-    Writes the headline seed's snapshots and, for several seeds, a journal of finished units.
-    Raises `Stopped`, also where a single seed diverges: a sweep counts such a run instead.
-    """
-    identity = run_identity(config)
-    journal = Journal(options.out, identity)
-    models = [activation.name for activation in activations]
-    headline = seeds[0]
-    finished: dict[tuple[int, str], Run] = {}
-    if options.resume:
-        for run in finished_runs(options.out, journal, identity):
-            finished[run.record["seed"], run.record["model"]] = run
-        whole = all((headline, model) in finished for model in models)
-        if not (whole and snapshots_are_of(options.snapshots, config, headline, models)):
-            for model in models:  # train the headline again, for its snapshots
-                finished.pop((headline, model), None)
-    sweep = len(seeds) > 1 or options.resume
-    units = [(a, seed) for seed in seeds for a in activations if (seed, a.name) not in finished]
-    executor = dask_executor(dask_client(options.dask)) if options.dask and units else None
-    if sweep:
-        journal.start(list(finished.values()))
-
-    jobs = options.jobs or available_cores()
-    done = 0
-    try:
-        runs = run_units(config, units, headline, jobs, options.data_dir, executor)
-        for run in with_progress(runs, len(units), options.quiet):
-            record = run.record
-            if record["status"] == "diverged" and not sweep:
-                raise Stopped(
-                    f"{label(record['model'])}, seed {record['seed']}: {record['failure']}; "
-                    "try a lower --lr"
-                )
-            finished[record["seed"], record["model"]] = run
-            if run.snapshot and all((headline, model) in finished for model in models):
-                shown = {model: finished[headline, model] for model in models}
-                save_snapshots(options.snapshots, config, headline, shown)
-            if sweep:
-                journal.append(run)
-            done += 1
-    except (KeyboardInterrupt, Stopped) as error:
-        left = f"{journal.path} has what is finished, go on with --resume" if sweep else ""
-        raise type(error)(
-            f"{str(error) or 'stopped'}. {done} of {len(units)} models finished; "
-            + (left or "nothing was written")
-        ) from None
-
-    order = list(dict.fromkeys([*models, *(model for _, model in finished)]))
-    keys = sorted(finished, key=lambda key: (key[0], order.index(key[1])))
-    records = [finished[key].record for key in keys]
-    shown = {model: finished[headline, model] for model in models}
-    seconds = {model: run.seconds for model, run in shown.items()}
-    return {
-        "schema": SCHEMA,
-        "config": asdict(config),
-        "environment": environment(),
-        "headline": {
-            "seed": headline,
-            # The models of a seed are trained side by side, as far as there are jobs.
-            "wallclock_s": max(max(seconds.values()), sum(seconds.values()) / jobs),
-            "seconds": seconds,
-            "summary": {model: headline_summary(run.record) for model, run in shown.items()},
-        },
-        "schedule": [row for run in shown.values() for row in run.schedule],
-        "per_seed": records,
-        "aggregate": aggregate(records, order),
-    }
-
-
-def watched() -> bool:
-    """Whether standard error is there (a service may have none) and is a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def with_progress(runs: Iterator[Run], total: int, quiet: bool) -> Iterator[Run]:
-    """The same runs, with a bar and running means of forgetting where a person is watching."""
-    if quiet or total <= 2 or not watched():
-        yield from runs
-        return
-    from tqdm import tqdm
-
-    forgetting: dict[str, list[float]] = {}
-    with tqdm(total=total, unit="model", dynamic_ncols=True) as bar:
-        for run in runs:
-            record = run.record
-            if record["status"] == "ok" and record["forgetting"] is not None:
-                forgetting.setdefault(record["model"], []).append(record["forgetting"])
-            means = (f"{label(m)} {np.mean(v):.3f}" for m, v in sorted(forgetting.items()))
-            bar.set_postfix_str("forgets " + ", ".join(means), refresh=False)
-            bar.update()
-            yield run
-
-
-# --- 10. Command line ---------------------------------------------------------------------------
+# --- 9. Command line ----------------------------------------------------------------------------
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and which takes no abbreviations."""
+
+    def __init__(self, **keywords: Any) -> None:
+        """Keywords are those of `argparse.ArgumentParser`."""
+        super().__init__(allow_abbrev=False, **keywords)
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -1809,16 +1689,11 @@ def command_line() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    run = parser.add_argument_group("the run")
-    run.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="first seed, the headline (default 0)"
-    )
-    run.add_argument(
-        "--n-seeds", type=int, default=1, metavar="N", help="how many consecutive seeds (default 1)"
-    )
-    run.add_argument(
+    run = parser.add_argument_group("the run").add_argument
+    run("--seed", type=int, default=0, metavar="N", help="first seed, the headline (default 0)")
+    run("--n-seeds", type=int, default=1, metavar="N", help="how many seeds on end (default 1)")
+    run(
         "--activations",
         nargs="+",
         choices=list(ACTIVATIONS),
@@ -1826,45 +1701,43 @@ def command_line() -> argparse.ArgumentParser:
         metavar="MODEL",
         help=f"the models to compare, of {', '.join(ACTIVATIONS)} (default relu lwta)",
     )
-    run.add_argument(
+    run(
         "--jobs",
         type=int,
-        default=None,
+        default=available_cores(),
         metavar="N",
         help="models trained side by side (default: the cores)",
     )
-    run.add_argument(
+    run(
         "--data-dir",
-        default=None,
         metavar="DIR",
         help="folder of the four MNIST files (default: $MNIST_DIR, else fetched once and cached)",
     )
-    run.add_argument(
+    run(
         "--out",
         type=Path,
         default=Path("results.json"),
         metavar="FILE",
         help="results (default results.json)",
     )
-    run.add_argument(
+    run(
         "--snapshots",
         type=Path,
         default=Path("viz/snapshots.npz"),
         metavar="FILE",
         help="what the plots need (default viz/snapshots.npz)",
     )
-    run.add_argument(
+    run(
         "--dask",
-        default=None,
         metavar="ADDRESS",
         help="train on the Dask cluster with this scheduler, for example tcp://host:8786",
     )
-    run.add_argument(
+    run(
         "--resume",
         action="store_true",
-        help="keep what an earlier run into --out finished, train what is missing",
+        help="keep what the journal of an earlier run into --out has, train what is missing",
     )
-    run.add_argument("--quiet", action="store_true", help="print errors only")
+    run("--quiet", action="store_true", help="print errors only")
     experiment = parser.add_argument_group("the experiment")
     for item in fields(Config):
         keywords = dict(item.metadata["argparse"])
@@ -1872,8 +1745,8 @@ def command_line() -> argparse.ArgumentParser:
         if isinstance(item.default, bool):
             keywords["action"] = "store_true"
         elif item.default is not None:
-            shown = " ".join(item.default) if isinstance(item.default, tuple) else item.default
-            description += f" (default {shown})"
+            words = " ".join(item.default) if isinstance(item.default, tuple) else item.default
+            description += f" (default {words})"
             if not isinstance(item.default, tuple | str):
                 keywords["type"] = type(item.default)
                 keywords.setdefault("metavar", "X" if isinstance(item.default, float) else "N")
@@ -1896,14 +1769,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_config(config, activations)
     for name, least in (("seed", 0), ("n_seeds", 1), ("jobs", 1)):
         value = getattr(options, name)
-        if value is not None and value < least:
-            raise InputError(f"{flag(name)} must be {least} or more, not {value}")
-    if options.seed + options.n_seeds > 1 << 32:
-        raise InputError("--seed: seeds must be below 4294967296")
-    mnist = load_mnist(options.data_dir)
-    draw_images(config, options.seed, mnist.train_labels, mnist.test_labels)
-    if os.path.realpath(options.out) == os.path.realpath(options.snapshots):
-        raise InputError(f"--out and --snapshots are both {options.out}; give two names")
+        require(value >= least, f"{flag(name)} must be {least} or more, not {value}")
+    require(options.seed + options.n_seeds <= 1 << 32, "--seed: seeds must be below 4294967296")
+    require(
+        os.path.realpath(options.out) != os.path.realpath(options.snapshots),
+        f"--out and --snapshots are both {options.out}; give two names",
+    )
+    draw_images(config, options.seed, load_mnist(options.data_dir))  # refuses too many images now
     for path in (options.out, options.snapshots):
         check_writable(path)
 

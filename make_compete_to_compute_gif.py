@@ -23,42 +23,34 @@ import numpy as np
 
 from compete_to_compute import check_writable, run_script, write_or_stop
 from visualize_compete_to_compute import (
+    DPI,
+    LEGEND_BELOW,
     SNAPSHOTS,
+    WIDTH,
     Snapshots,
     draw_curves,
     load_snapshots,
-    mark_switches,
     snapshots_parser,
 )
 
 FRAME_MS, HOLD_MS = 450, 3000
-WIDTH, HEIGHT, DPI = 750, 440, 100  # pixels
 MOST_FRAMES = 60  # of a long run, evenly spaced, so that the file stays small
 
 
-def draw_frame(snapshots: Snapshots, until: int) -> np.ndarray:
-    """The curves up to an evaluation, as a uint8 image (height, width, 3)."""
-    figure, axes = plt.subplots(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI, layout="constrained")
-    draw_curves(axes, snapshots, until + 1)
-    last = max(int(snapshots.of(model, "update")[-1]) for model in snapshots.models)
-    model = snapshots.models[0]
-    rows = snapshots.of(model, "task")
-    now = int(rows[min(until, len(rows) - 1)])
-    doing = f"learning Task {now} ({snapshots.tasks[now - 1]})" if now else "before training"
-    if snapshots.config["joint"] and now:
-        doing = "learning all tasks at once"
-    axes.set(
-        xlim=(-0.02 * last, 1.02 * last),
-        ylim=(-0.02, 1.02),
-        xlabel="updates",
-        ylabel="test accuracy",
-        title=f"Compete to Compute, seed {snapshots.seed}: {doing}",
-    )
-    mark_switches(axes, snapshots)
+def draw_frame(snapshots: Snapshots, update: int) -> np.ndarray:
+    """The curves up to an update, as a uint8 image (height, width, 3)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
+    draw_curves(axes, snapshots, update)
+    last = max(int(run.update[-1]) for run in snapshots.runs)
+    axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.grid(alpha=0.2)
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False
-    )
+    begun = sorted({int(run.task[run.update <= update][-1]) for run in snapshots.runs})
+    learned = " and ".join(f"Task {n} ({snapshots.tasks[n - 1]})" for n in begun if n)
+    if snapshots.config["joint"] and learned:
+        learned = "all tasks at once"
+    doing = f"learning {learned}" if learned else "before training"
+    axes.set_title(f"Compete to Compute, seed {snapshots.seed}: {doing}")
+    figure.legend(*axes.get_legend_handles_labels(), **LEGEND_BELOW)
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     plt.close(figure)
@@ -71,7 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        default=None,
         metavar="FILE",
         help="the animation (default: compete_to_compute.gif; for --snapshots NAME.npz, NAME.gif)",
     )
@@ -82,17 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The animation of another run does not take the place of the usual one.
         out = options.snapshots.with_suffix(".gif")
     check_writable(out)
-    evaluations = max(len(snapshots.of(model, "task")) for model in snapshots.models)
-    chosen = np.linspace(0, evaluations - 1, min(evaluations, MOST_FRAMES)).round().astype(int)
-    frames = [draw_frame(snapshots, int(until)) for until in chosen]
+    updates = np.unique(np.concatenate([run.update for run in snapshots.runs]))
+    chosen = np.linspace(0, len(updates) - 1, min(len(updates), MOST_FRAMES)).round().astype(int)
+    frames = [draw_frame(snapshots, int(update)) for update in updates[chosen]]
+    durations = [FRAME_MS] * (len(frames) - 1) + [HOLD_MS]
     buffer = io.BytesIO()
-    iio.imwrite(
-        buffer,
-        frames,
-        extension=".gif",
-        duration=[FRAME_MS] * (len(frames) - 1) + [HOLD_MS],
-        loop=0,
-    )
+    iio.imwrite(buffer, frames, extension=".gif", duration=durations, loop=0)
     write_or_stop(out, buffer.getvalue())
     print(f"Wrote {out}: {len(frames)} frames, {len(buffer.getvalue()) // 1000} KB")
     return 0

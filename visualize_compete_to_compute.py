@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "matplotlib>=3.8"]
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "matplotlib>=3.8",
+#                 "pillow>=10.1", "markdown>=3.4"]
 # ///
 """Draw the figures from what a run saved; nothing is trained.
 
@@ -9,16 +10,19 @@
 
 reads viz/snapshots.npz and writes viz/*.png. Where results.json holds several seeds, it also draws
 each seed's forgetting, viz/seeds.png. Only these files are needed, not MNIST. With --html it also
-writes viz/report.html, one page with its figures and tables, and the study's where study/ is there.
+writes viz/report.html: one page with the run, and the report of the study where study/ is there.
 """
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import json
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,98 +33,186 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from compete_to_compute import (
+    PIXELS,
+    STATUSES,
+    Config,
     InputError,
     OneLineParser,
+    caveats,
     check_writable,
+    flag,
+    headline_rows,
     label,
     run_script,
+    sequential_metrics,
     write_or_stop,
 )
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
 COLOURS = {"relu": "#D55E00", "lwta": "#0072B2", "sigmoid": "#009E73"}
 SNAPSHOTS = Path("viz/snapshots.npz")
-OTHER_COLOUR = "#CC79A7"
-DPI = 100
+STUDY_REPORT = Path(__file__).resolve().parent / "study" / "README.md"
+WIDTH, DPI = 7.5, 100  # inches and pixels an inch: a usual figure is 750 pixels wide
+SIDE = 28  # pixels of an image's side
 
 
 def colour(model: str) -> str:
     """The model's colour in every figure."""
-    return COLOURS.get(model, OTHER_COLOUR)
+    return COLOURS.get(model, "#CC79A7")
+
+
+# --- What a run left ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """One model at one seed; `kind` is numpy's dtype.kind, `axes` what each axis counts.
+
+    accuracy: on every task's test images at every evaluation. task, update: how many tasks had
+    begun and how many updates were done by then. W1: weights of the first hundred units, or fewer,
+    after training. active: shares of test images on which a unit is active, at last after training.
+    """
+
+    model: str
+    accuracy: np.ndarray = field(metadata={"kind": "f", "axes": "evaluations tasks"})
+    task: np.ndarray = field(metadata={"kind": "i", "axes": "evaluations"})
+    update: np.ndarray = field(metadata={"kind": "i", "axes": "evaluations"})
+    W1: np.ndarray = field(metadata={"kind": "f", "axes": "pixels pictured"})
+    active: np.ndarray = field(metadata={"kind": "f", "axes": "checkpoints layers tasks units"})
+
+    @property
+    def switches(self) -> np.ndarray:
+        """The updates after which a next task began, in ascending order."""
+        return self.update[:-1][(np.diff(self.task) > 0) & (self.task[:-1] > 0)]
+
+    @property
+    def accuracy_matrix(self) -> np.ndarray:
+        """Accuracy before any training and at the end of each task, (tasks + 1, tasks)."""
+        return self.accuracy[[*np.flatnonzero(np.diff(self.task)), -1]]
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """snapshots.npz: what one seed's run left for drawing."""
+    """snapshots.npz: what one seed left for drawing; `W1_init`: every run's `W1` at the start."""
 
     config: dict[str, Any]
     seed: int
-    models: list[str]
     tasks: list[str]
-    arrays: dict[str, np.ndarray]
-
-    def of(self, model: str, what: str) -> np.ndarray:
-        """The array `what` of one model, for example accuracy, (evaluations, tasks)."""
-        return self.arrays[f"{what}_{model}"]
-
-
-def snapshots_parser(description: str) -> OneLineParser:
-    """A parser that knows where the snapshots are."""
-    parser = OneLineParser(description=description, allow_abbrev=False)
-    parser.add_argument(
-        "--snapshots",
-        type=Path,
-        default=SNAPSHOTS,
-        metavar="FILE",
-        help=f"what a run saved (default: {SNAPSHOTS})",
-    )
-    return parser
+    W1_init: np.ndarray
+    runs: list[SavedRun]
 
 
 def load_snapshots(path: Path) -> Snapshots:
-    """Read snapshots.npz, without pickles; `InputError` if it is missing, damaged or not ours."""
+    """Read snapshots.npz, without pickles; `InputError` says what is missing or wrong in it."""
     first = "run compete_to_compute.py first, or name the file with --snapshots"
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        snapshots = Snapshots(
-            json.loads(str(arrays["config"])),
-            int(arrays["seed"]),
-            [str(m) for m in arrays["models"]],
-            [str(t) for t in arrays["tasks"]],
-            arrays,
-        )
-        for model in snapshots.models:
-            for what in ("accuracy", "task", "update", "train_loss", "W1", "active"):
-                snapshots.of(model, what)
-            if not np.isfinite(snapshots.of(model, "W1")).all():
-                raise InputError(f"{path}: {model} diverged at this seed; draw another run")
-        _ = arrays["W1_init"]
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
+        reason = getattr(error, "strerror", None) or "damaged or not a snapshot file"
+        raise InputError(f"{path}: {reason}; {first}") from None
+
+    lengths = {"pixels": PIXELS}
+
+    def take(name: str, kind: str, axes: str = "") -> np.ndarray:
+        """An array, checked; an axis whose length is not known yet enters `lengths`."""
+        if name not in arrays:
+            raise InputError(f"{path}: {name} is missing; {first}")
+        value, counted = arrays[name], axes.split()
+        if value.dtype.kind != kind or value.ndim != len(counted) or not value.size:
+            raise InputError(f"{path}: {name} is {value.dtype} {value.shape}; {first}")
+        for axis, length in zip(counted, value.shape, strict=True):
+            if lengths.setdefault(axis, length) != length:
+                raise InputError(f"{path}: {name} has {length} {axis}, not {lengths[axis]}")
+        return value
+
+    tasks = [str(digits) for digits in take("tasks", "U", "tasks")]
+    initial = take("W1_init", "f", "pixels pictured")
+    try:
+        config = json.loads(str(take("config", "U")))
+        last = 1 if config["joint"] else len(tasks)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: config: {error!r}; {first}") from None
+    runs = []
+    for model in map(str, take("models", "U", "models")):
+        lengths.pop("evaluations", None)  # of which models may have different numbers
+        saved = (take(f"{item.name}_{model}", **item.metadata) for item in fields(SavedRun)[1:])
+        run = SavedRun(model, *saved)
+        finite = all(np.isfinite(a).all() for a in (initial, run.W1, run.accuracy, run.active))
+        if not finite or run.task[-1] < last or not run.active[-1].any():  # no last checkpoint
+            raise InputError(f"{path}: {model} diverged at this seed; draw another run")
+        if not np.array_equal(np.unique(run.task), np.arange(last + 1)):
+            raise InputError(f"{path}: task_{model} is not from 0 to {last} in turn; {first}")
+        runs.append(run)
+    return Snapshots(config, int(take("seed", "i")), tasks, initial, runs)
+
+
+NUMBER = (int, float)
+# Fields of an estimate and of a pair in results.json, and their columns on the page.
+ESTIMATE = {"mean": "mean", "ci95": "95 % interval", "std": "std", "median": "median", "iqm": "IQM"}
+PAIR = {
+    **{"verdict": "verdict", "p": "p", "p_adjusted": "adjusted p"},
+    **{"losses": "first forgets less", "wins": "second forgets less", "ties": "ties"},
+    "smallest_detectable": "could have shown",
+}
+SUMMARY = {"n": int, **{f"{name}?": NUMBER for name in ESTIMATE}, "ci95?": [NUMBER, NUMBER]}
+# What is read in results.json: types, [items of one type] or [each item], and the fields of an
+# object, where `str` is any name and "?" marks a field that may be null.
+RESULTS = {
+    "config": {"tasks": [str]},
+    "environment": dict,
+    "per_seed": [
+        {
+            **{"seed": int, "model": str, "forgetting?": NUMBER},
+            **{"status": str, "failure?": str, "target_reached?": list},
+        }
+    ],
+    "aggregate": {
+        "models": {str: {"forgetting": SUMMARY, **dict.fromkeys(STATUSES, int)}},
+        "pairs": [
+            {
+                **{"first": str, "second": str, "failed": {str: int}, "difference": SUMMARY},
+                **{"at_chance?": SUMMARY, **dict.fromkeys(PAIR, object)},
+            }
+        ],
+    },
+}
+
+
+def check_fields(value: Any, expected: Any, name: str) -> None:
+    """Raise ValueError, with the field's name, where a value is not as `RESULTS` describes it."""
+    if not isinstance(value, type(expected) if isinstance(expected, dict | list) else expected):
+        raise ValueError(f"{name} is not what a run writes")
+    if isinstance(expected, list):
+        if len(expected) not in (1, len(value)):
+            raise ValueError(f"{name} has {len(value)} items, not {len(expected)}")
+        for number, item in enumerate(value):
+            check_fields(item, expected[0], f"{name}[{number}]")
+    elif isinstance(expected, dict):
+        for key in value if str in expected else expected:
+            item = key.rstrip("?")
+            if item not in value:
+                raise ValueError(f"{name}.{item} is missing")
+            if value[item] is not None or item == key:
+                check_fields(value[item], expected.get(str, expected.get(key)), f"{name}.{item}")
+
+
+def load_results(path: Path) -> dict[str, Any] | None:
+    """results.json, or None where there is none; `InputError` names what is wrong in it."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        check_fields(results, RESULTS, "results")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {first}") from None
-    except KeyError as error:
-        raise InputError(f"{path}: not a snapshot file of ours (no {error}); {first}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); {first}") from None
-    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
-        raise InputError(f"{path}: damaged or not a snapshot file; {first}") from None
-    return snapshots
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a results file ({error}); run the sweep again") from None
+    return results
 
 
 # --- Numbers for what people see in the figures ---------------------------------------------------
-
-
-def selectivity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """|a - b| / (a + b) per unit: 0 used alike by both tasks, 1 used by one alone.
-
-    a and b (units,) are the shares of each task's images on which the unit is active; nan for a
-    unit that is never active.
-    """
-    total = first + second
-    used = total > 0
-    return np.divide(np.abs(first - second), total, out=np.full(len(total), np.nan), where=used)
 
 
 def segregation(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -131,24 +223,25 @@ def segregation(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     active. `exclusive`: the share of all units whose selectivity is above 0.9, so that one task
     activates them at least 19 times as often as the other.
     """
-    values = selectivity(first, second)
+    gap, total = np.abs(first - second), first + second
+    selectivity = np.divide(gap, total, out=np.full(len(gap), np.nan), where=total > 0)
     return {
-        "selectivity": float(np.nanmean(values)),
-        "gap": float(np.abs(first - second).mean()),
-        "exclusive": float((values > 0.9).mean()),
+        "selectivity": float(np.nanmean(selectivity)),
+        "gap": float(gap.mean()),
+        "exclusive": float((selectivity > 0.9).mean()),
     }
 
 
-def field_spread(fields: np.ndarray) -> np.ndarray:
-    """How far each receptive field spreads, in pixels: fields (784, units) to (units,).
+def field_spread(weights: np.ndarray) -> np.ndarray:
+    """How far each receptive field spreads, in pixels: weights (784, units) to (units,).
 
     The root mean square distance from its centre, both weighted by the squared weights: 11.4 for
     energy spread evenly over the image, smaller for a localised field.
     """
-    energy = fields.reshape(28, 28, -1) ** 2
+    energy = weights.reshape(SIDE, SIDE, -1) ** 2
     energy = energy / energy.sum(axis=(0, 1))
-    grid = np.arange(28.0)
-    variance = np.zeros(fields.shape[1])
+    grid = np.arange(float(SIDE))
+    variance = np.zeros(weights.shape[1])
     for axis in (0, 1):
         profile = energy.sum(axis=1 - axis)
         centre = grid @ profile
@@ -158,180 +251,141 @@ def field_spread(fields: np.ndarray) -> np.ndarray:
 
 # --- Figures --------------------------------------------------------------------------------------
 
-
-def switches(snapshots: Snapshots, model: str) -> np.ndarray:
-    """The updates after which a new task began."""
-    task, update = snapshots.of(model, "task"), snapshots.of(model, "update")
-    return update[:-1][(np.diff(task) > 0) & (task[:-1] > 0)]
+LEGEND_BELOW = {"loc": "outside lower center", "ncols": 2, "frameon": False}
 
 
 def mark_switches(axes: Axes, snapshots: Snapshots) -> None:
     """A vertical line at each task switch: the last test of one task, no update of the next."""
-    for at in sorted({int(x) for model in snapshots.models for x in switches(snapshots, model)}):
-        axes.axvline(at, color="0.35", linewidth=1, linestyle=":")
+    for update in {int(update) for run in snapshots.runs for update in run.switches}:
+        axes.axvline(update, color="0.35", linewidth=1, linestyle=":")
 
 
-def shown_tasks(snapshots: Snapshots) -> list[tuple[int, str]]:
-    """The tasks that the curves show, with their line styles: the first and the last."""
-    last = len(snapshots.tasks) - 1
-    return [(0, "-")] if last == 0 else [(0, "-"), (last, "--")]
-
-
-def draw_curves(axes: Axes, snapshots: Snapshots, until: int | None = None) -> None:
-    """Test accuracy of each model on the first and the last task, up to an evaluation."""
-    for model in snapshots.models:
-        update, accuracy = snapshots.of(model, "update"), snapshots.of(model, "accuracy")
-        for task, style in shown_tasks(snapshots):
+def draw_curves(axes: Axes, snapshots: Snapshots, until: float = np.inf) -> None:
+    """Test accuracy of each model on the first and the last task, up to an update."""
+    for run in snapshots.runs:
+        past = run.update <= until
+        for task in sorted({0, len(snapshots.tasks) - 1}):
             axes.plot(
-                update[:until],
-                accuracy[:until, task],
-                style,
-                color=colour(model),
-                marker="o",
+                run.update[past],
+                run.accuracy[past, task],
+                "--o" if task else "-o",
+                color=colour(run.model),
                 markersize=3,
-                label=f"{label(model)}, Task {task + 1} ({snapshots.tasks[task]})",
+                label=f"{label(run.model)}, Task {task + 1} ({snapshots.tasks[task]})",
             )
+    axes.set(xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
+    mark_switches(axes, snapshots)
+
+
+def draw_task_1_later(axes: Axes, snapshots: Snapshots) -> None:
+    """Accuracy on Task 1 from the first switch on, each run labelled with where it ends."""
+    for rank, run in enumerate(sorted(snapshots.runs, key=lambda run: run.accuracy[-1, 0])):
+        later = run.update >= run.switches[0]
+        update, accuracy, ink = run.update[later], run.accuracy[later, 0], colour(run.model)
+        axes.plot(update, accuracy, "-o", color=ink, markersize=4)
+        axes.axhline(accuracy[0], color=ink, linewidth=0.8, linestyle=(0, (1, 3)))
+        beside = {"xytext": (6, 0), "textcoords": "offset points", "color": ink}
+        beside["va"] = "bottom" if rank else "top"  # ends that are close together stay readable
+        end = (update[-1], accuracy[-1])
+        axes.annotate(f"{label(run.model)} {accuracy[-1]:.3f}", end, **beside)
+    axes.set(xlabel="updates", ylabel="test accuracy on Task 1")
+    axes.set_title("Task 1 after the switch", fontsize=11)
+    axes.margins(y=0.08)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right + 0.5 * (right - left))  # room for the labels
+    mark_switches(axes, snapshots)
 
 
 def training_curves(snapshots: Snapshots) -> Figure:
     """Both tasks through training, and the first task alone from the first switch on."""
-    figure, (whole, zoom) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    draw_curves(whole, snapshots)
-    mark_switches(whole, snapshots)
-    title = "Both tasks" if len(snapshots.tasks) == 2 else "The first and the last task"
-    whole.set(title=title, xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
-    lowest = 1.0
-    in_turn = [model for model in snapshots.models if len(switches(snapshots, model))]
-    zoom.set_visible(bool(in_turn))
-    for model in in_turn:
-        start = switches(snapshots, model)[0]
-        update, accuracy = snapshots.of(model, "update"), snapshots.of(model, "accuracy")[:, 0]
-        after = update >= start
-        zoom.plot(update[after], accuracy[after], "-o", color=colour(model), markersize=4)
-        zoom.axhline(accuracy[after][0], color=colour(model), linewidth=0.8, linestyle=(0, (1, 3)))
-        zoom.annotate(
-            f"{label(model)} {accuracy[-1]:.3f}",
-            (update[-1], accuracy[-1]),
-            textcoords="offset points",
-            xytext=(6, 0),
-            va="center",
-            color=colour(model),
-        )
-        lowest = min(lowest, float(accuracy[after].min()))
-    mark_switches(zoom, snapshots)
-    zoom.set(
-        title=f"Task 1 ({snapshots.tasks[0]}) while the next task is learned",
-        xlabel="updates",
-        ylabel="test accuracy on Task 1",
-    )
-    zoom.set_ylim(lowest - 0.01, None)
-    left, right = zoom.get_xlim()
-    zoom.set_xlim(left, right + 0.25 * (right - left))  # room for the labels
-    figure.legend(
-        *whole.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
-    )
-    figure.suptitle(f"Seed {snapshots.seed}: what is kept of Task 1 (dotted: the switch)")
+    in_turn = len(snapshots.runs[0].switches) > 0
+    figure = plt.figure(figsize=(WIDTH, 4.4), layout="constrained")
+    panels = figure.subplots(1, 1 + in_turn, squeeze=False)[0]
+    draw_curves(panels[0], snapshots)
+    panels[0].set_title("All of the training", fontsize=11)
+    if in_turn:
+        draw_task_1_later(panels[1], snapshots)
+    figure.legend(*panels[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    figure.suptitle(f"Training at seed {snapshots.seed}; dotted: a switch of task")
     return figure
 
 
 def forgetting_bar(snapshots: Snapshots) -> Figure:
     """Task 1 accuracy right after Task 1 and at the end, with the drop."""
-    figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
-    for x, model in enumerate(snapshots.models):
-        task, accuracy = snapshots.of(model, "task"), snapshots.of(model, "accuracy")[:, 0]
-        before, after = accuracy[task == 1][-1], accuracy[-1]
-        axes.bar(x - 0.2, before, 0.38, color=colour(model))
-        axes.bar(x + 0.2, after, 0.38, color=colour(model), alpha=0.45)
-        for offset, value, ink in ((-0.2, before, "white"), (0.2, after, "black")):
-            axes.text(x + offset, value - 0.03, f"{value:.3f}", ha="center", va="top", color=ink)
-        axes.text(x, 1.02, f"loses {before - after:.3f}", ha="center", fontweight="bold")
-    axes.set_xticks(range(len(snapshots.models)), [label(m) for m in snapshots.models])
-    axes.set(
-        ylim=(0, 1.12),
-        ylabel="test accuracy on Task 1",
-        title=f"Task 1 before (full) and after (pale) the later training, seed {snapshots.seed}",
-    )
-    axes.title.set_fontsize(10)
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
+    places, inks = range(len(snapshots.runs)), [colour(run.model) for run in snapshots.runs]
+    before, after = np.array([run.accuracy_matrix[[1, -1], 0] for run in snapshots.runs]).T
+    for offset, heights, alpha in ((-0.2, before, 1), (0.2, after, 0.45)):
+        bars = axes.bar(np.add(places, offset), heights, 0.38, color=inks, alpha=alpha)
+        axes.bar_label(bars, fmt="%.3f", padding=2)
+    for place, drop in zip(places, before - after, strict=True):
+        axes.text(place, 1.1, f"loses {drop:.3f}", ha="center", fontweight="bold")
+    axes.set_xticks(places, [label(run.model) for run in snapshots.runs])
+    axes.set(ylim=(0, 1.2), ylabel="test accuracy on Task 1", yticks=np.linspace(0, 1, 6))
+    axes.set_title(f"Task 1 before (full) and after (pale) later training, seed {snapshots.seed}")
     return figure
 
 
-def receptive_fields(snapshots: Snapshots, model: str) -> Figure:
+def receptive_fields(snapshots: Snapshots, run: SavedRun) -> Figure:
     """The first hundred units' weights as images, and beside them what training changed."""
-    trained, initial = snapshots.of(model, "W1"), snapshots.arrays["W1_init"]
-    figure, panels = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
-    change = trained - initial
-    share = (change**2).sum() / (trained**2).sum()
-    for axes, fields, title in (
-        (panels[0], trained, "weights after training"),
-        (panels[1], change, "what training changed (after minus before)"),
-    ):
-        limit = float(np.abs(fields).max())
-        tiles = np.full((10 * 29 - 1, 10 * 29 - 1), np.nan)
-        for unit in range(fields.shape[1]):
-            row, column = divmod(unit, 10)
-            tiles[row * 29 : row * 29 + 28, column * 29 : column * 29 + 28] = fields[
-                :, unit
-            ].reshape(28, 28)
-        image = axes.imshow(tiles, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    change = run.W1 - snapshots.W1_init
+    levels = mpl.colormaps["RdBu_r"].resampled(41)  # a third of the bytes of 256 levels
+    # Larger than the other figures, so that each weight is seen.
+    figure, panels = plt.subplots(1, 2, figsize=(10, 6.2), layout="constrained")
+    drawn = {"weights after training": run.W1, "what training changed": change}
+    for axes, (title, weights) in zip(panels, drawn.items(), strict=True):
+        tiles = np.full((10, SIDE + 1, 10, SIDE + 1), np.nan)
+        for unit, incoming in enumerate(weights.T):
+            tiles[unit // 10, :SIDE, unit % 10, :SIDE] = incoming.reshape(SIDE, SIDE)
+        picture = tiles.reshape(10 * (SIDE + 1), -1)[:-1, :-1]
+        limit = np.abs(weights).max()
+        image = axes.imshow(picture, levels, vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(f"{title}\nspread {field_spread(fields).mean():.2f} pixels (even: 11.42)")
-        figure.colorbar(image, ax=axes, shrink=0.7, label="weight")
-    figure.suptitle(
-        f"{label(model)}, first layer, seed {snapshots.seed}: the change has "
-        f"{share:.0%} of the energy of the weights"
-    )
+        spread = field_spread(weights).mean()
+        axes.set_title(f"{title}\nspread {spread:.2f} pixels (even: 11.42)", fontsize=14)
+        bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8)
+        bar.set_label("weight", fontsize=13)
+        bar.ax.tick_params(labelsize=12)
+    share = (change**2).sum() / (run.W1**2).sum()
+    title = f"{label(run.model)}, first layer, seed {snapshots.seed}"
+    figure.suptitle(f"{title}: the change has {share:.0%} of the weights' energy", fontsize=15)
     return figure
+
+
+def draw_use(axes: Axes, run: SavedRun, layer: int) -> None:
+    """One layer's shares of images: on the first task upwards, on the last task downwards."""
+    shares = run.active[-1, layer]
+    order = np.argsort(shares[0] - shares[-1])
+    first, last, units = shares[0, order], shares[-1, order], np.arange(len(order))
+    axes.fill_between(units, first, step="mid", color=colour(run.model), label="on Task 1")
+    axes.fill_between(units, -last, step="mid", color="0.7", label=f"on Task {len(shares)}")
+    axes.plot(units, first - last, color="black", label="difference", linewidth=1.5)
+    numbers = "S {selectivity:.2f}, gap {gap:.3f}, exclusive {exclusive:.0%}"
+    numbers = numbers.format(**segregation(first, last))
+    if min(first.min(), last.min()) == 1:  # sigmoid units are never silent
+        numbers = "every unit always active"
+    axes.set_title(f"{label(run.model)}, layer {layer + 1}\n{numbers}", fontsize=9)
+    axes.set(ylim=(-1.02, 1.02), xlim=(-1, len(units)))
+    axes.set_yticks([-1, -0.5, 0, 0.5, 1], ["1", ".5", "0", ".5", "1"])
 
 
 def winner_frequency(snapshots: Snapshots) -> Figure:
     """How often each unit is active on Task 1's and on the last task's images, by layer."""
-    layers = snapshots.of(snapshots.models[0], "active").shape[1]
-    columns = len(snapshots.models)
-    figure, panels = plt.subplots(
-        *(layers, columns),
-        figsize=(5 * columns, 2.7 * layers + 1),
-        layout="constrained",
-        sharey=True,
-        squeeze=False,
-    )
-    last = len(snapshots.tasks) - 1
-    for column, model in enumerate(snapshots.models):
-        for layer in range(layers):
-            axes = panels[layer, column]
-            first, second = snapshots.of(model, "active")[-1, layer][[0, last]]
-            order = np.argsort(first - second)
-            units = np.arange(len(order))
-            number = segregation(first, second)
-            axes.fill_between(
-                units, first[order], step="mid", color=colour(model), label="on Task 1"
-            )
-            axes.fill_between(
-                units, -second[order], step="mid", color="0.7", label=f"on Task {last + 1} (down)"
-            )
-            axes.plot(units, (first - second)[order], color="black", label="gap", linewidth=1.5)
-            numbers = (
-                f"S = {number['selectivity']:.2f}, gap {number['gap']:.3f}, "
-                f"{number['exclusive']:.0%} exclusive"
-            )
-            if min(first.min(), second.min()) == 1:  # sigmoid units are never silent
-                numbers = "every unit always active"
-            axes.set_title(f"{label(model)}, layer {layer + 1}: {numbers}")
-            axes.set(ylim=(-1.02, 1.02), xlim=(-1, len(units)))
-            axes.set_yticks([-1, -0.5, 0, 0.5, 1], ["1", ".5", "0", ".5", "1"])
-            if layer == layers - 1:
-                axes.set_xlabel("units, sorted by the gap")
-                axes.legend(
-                    loc="upper center",
-                    bbox_to_anchor=(0.5, -0.22),
-                    ncols=3,
-                    frameon=False,
-                    fontsize=8,
-                )
-    figure.supylabel("share of images on which the unit is active")
+    layers, columns = snapshots.runs[0].active.shape[1], len(snapshots.runs)
+    size = max(WIDTH, 3.4 * columns), 2.3 * layers + 1.5
+    figure = plt.figure(figsize=size, layout="constrained")
+    panels = figure.subplots(layers, columns, sharey=True, squeeze=False)
+    for run, column in zip(snapshots.runs, panels.T, strict=True):
+        for layer, axes in enumerate(column):
+            draw_use(axes, run, layer)
+        column[-1].set_xlabel("units, sorted by the difference")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "frameon": False}
+        column[-1].legend(ncols=3, fontsize=8, **below)
+    figure.supylabel("share of images on which the unit is active", fontsize=10)
     figure.suptitle(
         f"Use of each unit after training, seed {snapshots.seed}\n"
-        "a and b: a unit's shares on the two tasks. S: mean of |a - b| / (a + b); gap: mean of "
-        "|a - b|; exclusive: |a - b| / (a + b) > 0.9",
+        "a and b: a unit's shares of the two tasks' images. S: mean of |a - b| / (a + b);\n"
+        "gap: mean of |a - b|; exclusive: units with |a - b| / (a + b) > 0.9",
         fontsize=10,
     )
     return figure
@@ -339,55 +393,36 @@ def winner_frequency(snapshots: Snapshots) -> Figure:
 
 def seeds_figure(results: dict[str, Any]) -> Figure | None:
     """Each seed's forgetting, joined across models, with mean and interval; None for one seed."""
-    models = list(results["aggregate"]["models"])
-    rows: dict[int, dict[str, float]] = {}
+    summaries = {m: values["forgetting"] for m, values in results["aggregate"]["models"].items()}
+    lost: dict[int, dict[str, float]] = {}
     for row in results["per_seed"]:
         if row["status"] == "ok" and row["forgetting"] is not None:
-            rows.setdefault(row["seed"], {})[row["model"]] = row["forgetting"]
-    if len(rows) < 2:
+            lost.setdefault(row["seed"], {})[row["model"]] = row["forgetting"]
+    if len(lost) < 2:
         return None
-    figure, axes = plt.subplots(figsize=(2.4 + 1.8 * len(models), 4.6), layout="constrained")
-    for values in rows.values():
-        xs = [x for x, model in enumerate(models) if model in values]
-        axes.plot(xs, [values[models[x]] for x in xs], "-", color="0.75", linewidth=0.8)
-    for x, model in enumerate(models):
-        ys = [values[model] for values in rows.values() if model in values]
-        axes.plot([x] * len(ys), ys, "o", color=colour(model), markersize=4, alpha=0.6)
-        summary = results["aggregate"]["models"][model]["forgetting"]
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.6), layout="constrained")
+    for values in lost.values():
+        present = [(x, values[model]) for x, model in enumerate(summaries) if model in values]
+        axes.plot(*zip(*present, strict=True), "-", color="0.75", linewidth=0.8)
+    for x, (model, summary) in enumerate(summaries.items()):
+        ys, ink = [v[model] for v in lost.values() if model in v], colour(model)
+        axes.plot([x] * len(ys), ys, "o", color=ink, markersize=4, alpha=0.6)
         if summary["ci95"] is not None:
-            side = x - 0.22 if x == 0 else x + 0.22
-            low, high = summary["ci95"]
-            axes.plot([side, side], [low, high], "-", color=colour(model), linewidth=2.5)
-            axes.plot([side], [summary["mean"]], "D", color=colour(model), markersize=8)
+            side = x + 0.22 if x else x - 0.22
+            axes.plot([side, side], summary["ci95"], "-", color=ink, linewidth=2.5)
+            axes.plot([side], [summary["mean"]], "D", color=ink, markersize=8)
     axes.axhline(0, color="0.35", linewidth=0.8)
-    axes.set_xticks(range(len(models)), [label(m) for m in models])
-    axes.set_xlim(-0.6, len(models) - 0.4)
-    verdicts = [
-        f"{label(pair['first'])} against {label(pair['second'])}: {pair['verdict']}"
-        for pair in results["aggregate"]["pairs"]
-        if pair["verdict"]
-    ]
+    axes.set_xticks(range(len(summaries)), [label(model) for model in summaries])
+    axes.set_xlim(-0.6, len(summaries) - 0.4)
     several = len(results["config"]["tasks"]) > 2
     axes.set_ylabel("forgetting, " + ("mean over tasks" if several else "Task 1 accuracy lost"))
-    axes.set_title(
-        f"{len(rows)} seeds; a line is a seed, diamonds are means, bars 95 % intervals\n"
-        + "\n".join(verdicts),
-        fontsize=9,
-    )
+    lines = [f"{len(lost)} seeds; a line is a seed, diamonds are means, bars 95 % intervals"]
+    for pair in results["aggregate"]["pairs"]:
+        if pair["verdict"]:
+            names = f"{label(pair['first'])} against {label(pair['second'])}"
+            lines.append(f"{names}: {pair['verdict']}")
+    axes.set_title("\n".join(lines), fontsize=10)
     return figure
-
-
-def load_sweep(path: Path) -> dict[str, Any] | None:
-    """results.json, or None where there is none; `InputError` if it is not one of ours."""
-    try:
-        results = json.loads(path.read_text())
-        if missing := {"config", "environment", "per_seed", "aggregate"} - results.keys():
-            raise ValueError(f"no {' and '.join(sorted(missing))} in it")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a results file ({error}); run the sweep again") from None
-    return results
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -400,54 +435,214 @@ def save_figure(figure: Figure, path: Path) -> None:
     print(f"Wrote {path}")
 
 
+# --- The page of --html ---------------------------------------------------------------------------
+
+LARGEST_PAGE = 1_500_000  # bytes
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"/>
+<title>Compete to Compute</title>
+<style>
+:root { color-scheme: light dark; }
+body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 50rem; overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, sans-serif; -webkit-text-size-adjust: 100%; }
+h2 { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid gray; }
+img { display: block; max-width: 100%; height: auto; margin: 1.5rem auto; background: white; }
+pre, table { display: block; overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid gray; }
+</style>
+</head><body>
+<h1>Compete to Compute</h1>
+<p>Networks that differ in the hidden activation learn one task after another. Forgetting is the
+test accuracy on the first task before the later training minus the same after it.</p>
+<nav aria-label="Contents">CONTENTS</nav>
+<main>BODY</main></body></html>
+"""
+
+
+def cell(value: Any, digits: str = "") -> str:
+    """A value in a table; `digits` are for floats, and make an interval of a list."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    if isinstance(value, list | tuple):
+        return (" to " if digits else " ").join(cell(item, digits) for item in value)
+    return html.escape(format(value, digits if isinstance(value, float) else ""), quote=False)
+
+
+def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *([cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def record_of(run: SavedRun, row: dict[str, Any]) -> dict[str, Any]:
+    """What `per_seed` says of a saved run; only its row, which may be empty, knows of a failure."""
+    matrix = run.accuracy_matrix
+    return {
+        **{"model": run.model, "status": "ok", "failure": None, "target_reached": None, **row},
+        "accuracy_matrix": matrix.tolist(),
+        "forgetting": sequential_metrics(matrix).get("forgetting"),
+        "average_accuracy": float(matrix[-1].mean()),
+    }
+
+
+def picture(figure: Figure, path: Path) -> str:
+    """A saved figure in Markdown; for those who cannot see it, the words and numbers in it."""
+    words = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+    words += [text.get_text() for axes in figure.axes for text in axes.texts]
+    alternative = "; ".join(filter(None, words)).replace("\n", ", ")
+    return f"![{alternative}](<{path.resolve().as_posix()}>)"
+
+
+def seeds_report(totals: dict[str, Any]) -> list[str]:
+    """What all seeds show, in Markdown: the verdicts, then means with their intervals."""
+    verdicts, estimates = [], []
+    for model, values in totals["models"].items():
+        failed = sum(values[status] for status in STATUSES[1:])
+        estimates.append((label(model), failed, values["forgetting"], ""))
+    for pair in totals["pairs"]:
+        first, second = label(pair["first"]), label(pair["second"])
+        verdicts.append([f"{first}, {second}", *(cell(pair[name], ".2g") for name in PAIR)])
+        minus, failed = f"{first} minus {second}", sum(pair["failed"].values())
+        estimates.append((minus, failed, pair["difference"], "+"))
+        if pair["at_chance"]:
+            name = f"{minus}, average accuracy, failed runs at chance"
+            estimates.append((name, 0, pair["at_chance"], "+"))
+    rows = (
+        [name, failed, summary["n"], *(cell(summary[key], f"{sign}.4f") for key in ESTIMATE)]
+        for name, failed, summary, sign in estimates
+    )
+    heads = ["forgetting", "left out", "runs", *ESTIMATE.values()]
+    return [table(["two networks", *PAIR.values()], verdicts), table(heads, rows)]
+
+
+def run_report(
+    snapshots: Snapshots, results: dict[str, Any] | None, pictures: dict[str, str]
+) -> str:
+    """The run in Markdown: what it shows, how it was made, its figures; then all its seeds."""
+    rows: dict[str, dict[str, Any]] = {}
+    if results and results["config"] == snapshots.config:
+        rows = {r["model"]: r for r in results["per_seed"] if r["seed"] == snapshots.seed}
+    records = [record_of(run, rows.get(run.model, {})) for run in snapshots.runs]
+    defaults = {item.name: cell(item.default) for item in fields(Config)}
+    changes = [
+        [flag(name), value, defaults.get(name)]
+        for name, value in snapshots.config.items()
+        if cell(value) != defaults.get(name)
+    ]
+    heads = [f"seed {snapshots.seed}", *(label(run.model) for run in snapshots.runs)]
+    machine, seeds = "There is no results file of this run, so its machine is not known.", []
+    if rows:
+        software = {n: v for n, v in results["environment"].items() if not isinstance(v, dict)}
+        machine = table(["what", "value"], ([n.replace("_", " "), v] for n, v in software.items()))
+        if "seeds" in pictures:
+            tables = seeds_report(results["aggregate"])
+            seeds = ["## All seeds of this run", pictures["seeds"], *tables]
+    return "\n\n".join(
+        [
+            "# This run",
+            table(heads, ([text, *cells] for text, cells in headline_rows(records))),
+            *(html.escape(line, quote=False) for line in caveats(records)),
+            "One seed shows no effect: luck moves it by hundredths.",
+            "## Settings that are not the defaults",
+            table(["option", "value", "default"], changes) if changes else "None.",
+            "## Software and machine",
+            machine,
+            "## Figures of this run",
+            *(image for name, image in pictures.items() if name != "seeds"),
+            *seeds,
+        ]
+    )
+
+
+def embed(content: str, colours: int) -> str:
+    """The same HTML with its images in it, as PNGs of so many colours."""
+
+    def source(match: re.Match[str]) -> str:
+        path = STUDY_REPORT.parent / html.unescape(match[1])
+        buffer = io.BytesIO()
+        try:
+            with Image.open(path) as image:
+                reduced = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+            reduced.save(buffer, "png", optimize=True)
+        except (OSError, ValueError, SyntaxError):
+            raise InputError(f"{path}: no image that can be shown; draw it again") from None
+        return f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"'
+
+    return re.sub(r'src="([^"]*)"', source, content)
+
+
+def write_page(path: Path, report: str) -> None:
+    """Write the page: the run, the study where it is; it needs no network and no other file."""
+    from markdown import Markdown
+    from markdown.extensions.toc import TocExtension
+
+    study = STUDY_REPORT.read_text(encoding="utf-8") if STUDY_REPORT.is_file() else ""
+    # Without the comments that mark the study's numbers, which Markdown takes for paragraphs.
+    text = re.sub("<!--.*?-->", "", f"{report}\n\n{study}", flags=re.DOTALL)
+    # Headings begin at the second level, since the page has the first.
+    headings = TocExtension(baselevel=2, toc_depth="2-3")
+    converter = Markdown(extensions=["tables", "fenced_code", headings])
+    body = converter.convert(text)
+    # Of a link to another file only the text is left.
+    body = re.sub(r'<a href="(?!#|https?:)[^>]*>(.*?)</a>', r"\1", body, flags=re.DOTALL)
+    page = PAGE.replace("CONTENTS", converter.toc)
+    for colours in (256, 128, 64):
+        content = page.replace("BODY", embed(body, colours)).encode()
+        if len(content) < LARGEST_PAGE:
+            break
+    write_or_stop(path, content)
+    print(f"Wrote {path}, {len(content) // 1000} KB")
+
+
+# --- Command line ---------------------------------------------------------------------------------
+
+
+def snapshots_parser(description: str) -> OneLineParser:
+    """A parser that knows where the snapshots are."""
+    parser = OneLineParser(description=description)
+    usual = f"what a run saved (default: {SNAPSHOTS})"
+    parser.add_argument("--snapshots", type=Path, default=SNAPSHOTS, metavar="FILE", help=usual)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure; the exit status."""
-    parser = snapshots_parser(
-        "Draw the figures from saved snapshots (and results.json of a sweep)."
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("results.json"),
-        metavar="FILE",
-        help="of the run, for seeds.png and --html (default: results.json)",
-    )
-    parser.add_argument(
-        "--out-dir",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)",
-    )
-    parser.add_argument(
-        "--html", action="store_true", help="also write report.html there: figures and tables"
-    )
+    parser = snapshots_parser("Draw the figures from saved snapshots (and results.json).")
+    usual = "of the run, for seeds.png and --html (default: results.json)"
+    parser.add_argument("--results", type=Path, default="results.json", metavar="FILE", help=usual)
+    usual = "folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)"
+    parser.add_argument("--out-dir", type=Path, metavar="DIR", help=usual)
+    parser.add_argument("--html", action="store_true", help="also report.html: run and study")
     options = parser.parse_args(arguments)
     snapshots = load_snapshots(options.snapshots)
-    sweep = load_sweep(options.results)
-    out_dir = options.out_dir or Path("viz")
+    results = load_results(options.results)
+    folder = options.out_dir or Path("viz")
     if options.out_dir is None and options.snapshots != SNAPSHOTS:
         # The figures of another run do not take the place of those in viz.
-        out_dir = options.snapshots.with_name(f"{options.snapshots.stem}-figures")
-    check_writable(out_dir / "training_curves.png")
-    page = out_dir / "report.html"
+        folder = options.snapshots.with_name(f"{options.snapshots.stem}-figures")
     if options.html:
-        check_writable(page)
+        if find_spec("markdown") is None:
+            raise InputError("--html needs one more package: python3 -m pip install markdown")
+        check_writable(folder / "report.html")
+    check_writable(folder / "training_curves.png")
 
-    figures = {"training_curves": training_curves(snapshots)}
-    if any(len(switches(snapshots, model)) for model in snapshots.models):
+    figures: dict[str, Figure | None] = {"training_curves": training_curves(snapshots)}
+    if any(len(run.switches) for run in snapshots.runs):
         figures["forgetting_bar"] = forgetting_bar(snapshots)
-    figures |= {f"W1_{model}": receptive_fields(snapshots, model) for model in snapshots.models}
+    figures |= {f"W1_{run.model}": receptive_fields(snapshots, run) for run in snapshots.runs}
     figures["winner_freq"] = winner_frequency(snapshots)
-    if sweep and (seeds := seeds_figure(sweep)):
-        figures["seeds"] = seeds
-    paths = [out_dir / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        save_figure(figure, path)
+    figures["seeds"] = seeds_figure(results) if results else None
+    pictures = {}
+    for name, figure in figures.items():
+        if figure:
+            save_figure(figure, folder / f"{name}.png")
+            pictures[name] = picture(figure, folder / f"{name}.png")
     if options.html:
-        from report_compete_to_compute import write_report
-
-        write_report(page, snapshots, sweep, paths)
+        write_page(folder / "report.html", run_report(snapshots, results, pictures))
     return 0
 
 

@@ -8,13 +8,15 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import compete_to_compute
+from fetch_mnist import Mnist, load_mnist
 
 # The same examples every time, none kept on disk, and no failure because the machine was busy.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None, max_examples=60
+)
 settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
-def mnist() -> compete_to_compute.Mnist:
-    return compete_to_compute.load_mnist()
+def mnist() -> Mnist:
+    return load_mnist()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import make_compete_to_compute_gif
@@ -16,144 +18,152 @@ from compete_to_compute import InputError, main
 TINY = "--hidden 20 --train-per-class 20 --test-per-task 50 --epochs 2 --quiet".split()
 
 
+def train_and_draw(folder: Path, *more: str) -> None:
+    """Results, snapshots, figures and animation of tiny networks."""
+    snapshots, results = ["--snapshots", f"{folder}/s.npz"], f"{folder}/r.json"
+    main(["--out", results, *snapshots, *TINY, *more])
+    visualize.main([*snapshots, "--results", results, "--out-dir", f"{folder}/viz"])
+    make_compete_to_compute_gif.main([*snapshots, "--out", f"{folder}/a.gif"])
+
+
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the results and snapshots of three tiny seeds."""
-    folder = tmp_path_factory.mktemp("saved")
-    files = ["--out", str(folder / "r.json"), "--snapshots", str(folder / "s.npz")]
-    main([*files, *TINY, "--n-seeds", "3", "--lr", "0.1"])
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what three tiny seeds left."""
+    folder = tmp_path_factory.mktemp("drawn")
+    train_and_draw(folder, "--n-seeds", "3", "--lr", "0.1")
     return folder
 
 
-def draw(saved: Path, out: Path) -> int:
-    """Run the visualisation on saved files."""
-    files = ["--snapshots", str(saved / "s.npz"), "--results", str(saved / "r.json")]
-    return visualize.main([*files, "--out-dir", str(out)])
-
-
-def test_every_figure_is_drawn_from_the_saved_files_alone(saved: Path, tmp_path: Path) -> None:
-    assert draw(saved, tmp_path) == 0
-    names = {path.name for path in tmp_path.iterdir()}
-    curves = {"training_curves.png", "forgetting_bar.png", "winner_freq.png", "seeds.png"}
-    assert names == curves | {"W1_relu.png", "W1_lwta.png"}
-    for path in tmp_path.iterdir():
+def test_every_figure_is_drawn_and_the_animation_ends_with_a_hold(drawn: Path) -> None:
+    figures = "training_curves forgetting_bar W1_relu W1_lwta winner_freq seeds".split()
+    assert {path.stem for path in (drawn / "viz").iterdir()} == {*figures}
+    for path in (drawn / "viz").iterdir():
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5, f"{path.name} is blank"
+    assert (drawn / "a.gif").stat().st_size <= 400_000
+    with Image.open(drawn / "a.gif") as image:
+        assert (image.size[0], image.n_frames) == (750, 1 + 2 * 2)
+        image.seek(image.n_frames - 1)
+        assert image.info["duration"] >= 2000
 
 
-def test_the_switch_line_stands_where_task_1_was_last_tested(saved: Path) -> None:
-    snapshots = visualize.load_snapshots(saved / "s.npz")
-    figure, axes = plt.subplots()
+@pytest.mark.parametrize(
+    "more",
+    [
+        "--activations relu lwta sigmoid --tasks 01 23 45 67 89 --n-seeds 2",
+        "--activations lwta --permute --tasks 0123456789 0123456789",
+        "--joint --depth 3",
+        "--tasks 0123456789 --activations sigmoid",
+    ],
+)
+def test_no_word_leaves_its_figure(
+    more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_words(figure: Figure, path: Path) -> None:
+        figure.draw_without_rendering()
+        texts = [*figure.texts, *(t for legend in figure.legends for t in legend.texts)]
+        for axes in figure.axes:
+            texts += [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        for text in texts:
+            box = text.get_window_extent()
+            inside = np.all(box.min > -3) and np.all(box.max < figure.bbox.max + 3)
+            assert inside or not text.get_text(), f"{path.name}: {text.get_text()!r} is cut"
+        plt.close(figure)
+
+    monkeypatch.setattr(visualize, "save_figure", check_words)
+    train_and_draw(tmp_path, "--epochs", "1", *more.split())
+
+
+def test_marks_stand_where_the_numbers_are(drawn: Path) -> None:
+    snapshots = visualize.load_snapshots(drawn / "s.npz")
+    axes = Figure().subplots()
     visualize.mark_switches(axes, snapshots)
-    (line,) = axes.lines
-    task, update = snapshots.of("relu", "task"), snapshots.of("relu", "update")
-    assert set(line.get_xdata()) == {update[task == 1].max()}
-    plt.close(figure)
-
-
-def test_the_bars_are_task_1_before_and_after_the_later_training(saved: Path) -> None:
-    snapshots = visualize.load_snapshots(saved / "s.npz")
-    figure = visualize.forgetting_bar(snapshots)
-    bars = [bar.get_height() for bar in figure.axes[0].patches]
-    expected = []
-    for model in ("relu", "lwta"):
-        accuracy = snapshots.of(model, "accuracy")[:, 0]
-        expected += [accuracy[2], accuracy[4]]  # two epochs a task
-    assert bars == expected
-    assert len({*expected}) > 2
-    plt.close(figure)
-
-
-def test_the_use_of_a_unit_goes_up_for_task_1_and_down_for_the_last(saved: Path) -> None:
-    snapshots = visualize.load_snapshots(saved / "s.npz")
-    figure = visualize.winner_frequency(snapshots)
-    for axes, (layer, model) in zip(
-        figure.axes, [(n, m) for n in (0, 1) for m in ("relu", "lwta")], strict=True
-    ):
-        first, last = snapshots.of(model, "active")[-1, layer]
+    relu = snapshots.runs[0]
+    assert set(axes.lines[0].get_xdata()) == {relu.update[relu.task == 1].max()}
+    bars = [bar.get_height() for bar in visualize.forgetting_bar(snapshots).axes[0].patches]
+    # Two epochs a task: the third evaluation is after Task 1, the fifth at the end.
+    assert bars == [run.accuracy[at, 0] for at in (2, 4) for run in snapshots.runs]
+    assert len({*bars}) > 2
+    panels = [(layer, run) for layer in (0, 1) for run in snapshots.runs]
+    uses = visualize.winner_frequency(snapshots).axes
+    for axes, (layer, run) in zip(uses, panels, strict=True):  # Task 1 up, the last task down
+        first, last = run.active[-1, layer]
         up, down = (shape.get_paths()[0].vertices[:, 1] for shape in axes.collections)
         assert (up.min(), up.max()) == (0, pytest.approx(first.max()))
         assert (down.min(), down.max()) == (pytest.approx(-last.max()), 0)
-    plt.close(figure)
-
-
-def test_the_animation_has_a_frame_per_evaluation_and_stays_small(
-    saved: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "a.gif"
-    files = ["--snapshots", str(saved / "s.npz"), "--out", str(out)]
-    assert make_compete_to_compute_gif.main(files) == 0
-    assert out.stat().st_size <= 400_000
-    with Image.open(out) as image:
-        assert image.size[0] == 750
-        assert image.n_frames == 1 + 2 * 2
-        image.seek(image.n_frames - 1)
-        assert image.info["duration"] >= 2000, "no hold at the end"
+    plt.close("all")
 
 
 @pytest.mark.parametrize("script", [visualize, make_compete_to_compute_gif])
-def test_a_snapshot_file_that_is_missing_cut_short_or_foreign_is_refused(
-    saved: Path, tmp_path: Path, script: object
+def test_a_snapshot_file_that_cannot_be_drawn_is_refused_in_one_line(
+    drawn: Path, tmp_path: Path, script: object
 ) -> None:
-    good = (saved / "s.npz").read_bytes()
+    good = (drawn / "s.npz").read_bytes()
     (tmp_path / "short.npz").write_bytes(good[: len(good) // 2])
     (tmp_path / "text.npz").write_text("not a snapshot")
-    np.savez(tmp_path / "foreign.npz", x=np.zeros(3))
     np.save(tmp_path / "array.npy", np.zeros(3))
-    for name in ("missing.npz", "short.npz", "text.npz", "foreign.npz", "array.npy"):
-        with pytest.raises(InputError, match=name) as caught:
-            script.main(["--snapshots", str(tmp_path / name)])
-        assert "\n" not in str(caught.value)
+    with np.load(drawn / "s.npz") as file:
+        arrays = dict(file)
+    changed = {
+        "accuracy_relu": arrays["accuracy_relu"][:, :1],
+        "active_lwta": arrays["active_lwta"].astype(int),
+        "task_lwta": np.where(arrays["task_lwta"] == 1, 0, arrays["task_lwta"]),
+        "config": np.array("{}"),
+    }
+    for name, value in changed.items():
+        np.savez(tmp_path / f"{name}.npz", **{**arrays, name: value})
+    np.savez(tmp_path / "W1_init.npz", **{n: v for n, v in arrays.items() if n != "W1_init"})
+    for path in [*tmp_path.iterdir(), tmp_path / "missing.npz"]:
+        with pytest.raises(InputError, match=path.name) as caught:
+            script.main(["--snapshots", str(path)])
+        message = str(caught.value).partition(path.name)[2]
+        assert "\n" not in message
+        assert path.stem in message or path.stem not in {*changed, "W1_init"}, "which field?"
 
 
-def test_a_single_seed_gets_no_figure_of_seeds(saved: Path) -> None:
-    results = visualize.load_sweep(saved / "r.json")
-    results["per_seed"] = results["per_seed"][:2]
-    assert visualize.seeds_figure(results) is None
+def test_a_run_that_diverged_is_not_drawn(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="diverged"):
+        train_and_draw(tmp_path, "--n-seeds", "2", "--lr", "1000")
 
 
-def test_field_spread_is_zero_for_a_pixel_and_11_42_for_an_even_field() -> None:
-    pixel = np.zeros((784, 1))
-    pixel[200] = -3
-    even = np.full((784, 1), 0.5)
-    np.testing.assert_allclose(
-        visualize.field_spread(np.hstack([pixel, even])), [0, 11.42], atol=0.01
-    )
+def test_what_is_wrong_in_a_results_file_is_named(drawn: Path, tmp_path: Path) -> None:
+    for name, change in {
+        "pairs[0].p_adjusted": lambda r: r["aggregate"]["pairs"][0].pop("p_adjusted"),
+        "per_seed[1].forgetting": lambda r: r["per_seed"][1].update(forgetting="0.1"),
+        "models.lwta.ok": lambda r: r["aggregate"]["models"]["lwta"].update(ok=None),
+    }.items():
+        results = json.loads((drawn / "r.json").read_text())
+        change(results)
+        (tmp_path / "r.json").write_text(json.dumps(results))
+        with pytest.raises(InputError) as caught:
+            visualize.load_results(tmp_path / "r.json")
+        assert name in str(caught.value)
 
 
-def test_field_spread_of_two_points_is_half_their_distance() -> None:
-    field = np.zeros((28, 28))
-    field[5, 10] = field[11, 18] = 1
-    assert visualize.field_spread(field.reshape(784, 1))[0] == pytest.approx(5)
-
-
-def test_selectivity_and_segregation() -> None:
+def test_spread_and_segregation() -> None:
+    weights = np.zeros((3, 28, 28))
+    weights[0, 7, 4] = -3  # one pixel
+    weights[1] = 0.5  # evenly
+    weights[2, 5, 10] = weights[2, 11, 18] = 1  # two pixels, ten apart
+    spread = visualize.field_spread(weights.reshape(3, 784).T)
+    np.testing.assert_allclose(spread, [0, 11.42, 5], atol=0.01)
     first, second = np.array([0.5, 0.2, 0.0, 0.3]), np.array([0.5, 0.0, 0.0, 0.1])
-    np.testing.assert_allclose(visualize.selectivity(first, second), [0, 1, np.nan, 0.5])
     numbers = visualize.segregation(first, second)
     assert numbers == pytest.approx({"selectivity": 0.5, "gap": 0.1, "exclusive": 0.25})
 
 
-def test_five_tasks_and_joint_training_are_drawn_too(tmp_path: Path) -> None:
-    for number, more in enumerate((["--tasks", "01", "23", "45", "67", "89"], ["--joint"])):
-        folder = tmp_path / str(number)
-        files = ["--out", str(folder / "r.json"), "--snapshots", str(folder / "s.npz")]
-        main([*files, *TINY, "--epochs", "1", *more])
-        assert draw(folder, folder) == 0
-        gif = ["--snapshots", str(folder / "s.npz"), "--out", str(folder / "a.gif")]
-        assert make_compete_to_compute_gif.main(gif) == 0
-
-
 def test_figures_of_another_run_do_not_take_the_place_of_the_usual_ones(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "s3.npz").write_bytes((saved / "s.npz").read_bytes())
-    assert visualize.main(["--snapshots", "s3.npz"]) == 0
-    assert make_compete_to_compute_gif.main(["--snapshots", "s3.npz"]) == 0
-    made = {path.name for path in tmp_path.iterdir()}
-    assert made == {"s3.npz", "s3-figures", "s3.gif"}
+    for slow in ("receptive_fields", "winner_frequency", "forgetting_bar"):
+        monkeypatch.setattr(visualize, slow, lambda *_: None)
+    (tmp_path / "s3.npz").write_bytes((drawn / "s.npz").read_bytes())
+    visualize.main(["--snapshots", "s3.npz"])
+    make_compete_to_compute_gif.main(["--snapshots", "s3.npz"])
+    assert {path.name for path in tmp_path.iterdir()} == {"s3.npz", "s3-figures", "s3.gif"}
     (tmp_path / "viz").mkdir()
     (tmp_path / "s3.npz").rename("viz/snapshots.npz")
-    assert visualize.main([]) == 0
+    visualize.main([])
     assert (tmp_path / "viz" / "training_curves.png").exists()
+    assert not (tmp_path / "viz" / "seeds.png").exists()  # there is no results.json

@@ -1,246 +1,262 @@
-"""The table of conditions and the study's own statistics."""
+"""The tables of runs, the conditions and their training, and the study's own statistics."""
 
 from __future__ import annotations
 
-import argparse
 import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import study_open_questions as study
-from compete_to_compute import ACTIVATIONS, STATUSES, Config, InputError, Run, check_config
+import compete_to_compute as core
+from compete_to_compute import ACTIVATIONS, Config, InputError
+from study import analysis, conditions, figures, rule, runs
+from study.analysis import Result, quantity
+from study.conditions import FAMILIES, Condition, Family
+from study.runs import PAIR, GzipTable, Table
 
+Study = Callable[..., Table]  # what `study_of` gives
 TINY = {"hidden": 20, "train_per_class": 20, "test_per_task": 50, "epochs": 2}
-OPTIONS = argparse.Namespace(n_seeds=None, jobs=1, data_dir=None, client=None, finished_only=False)
 
 
-def saved(name: str) -> dict:
-    return json.loads((study.STUDY / f"{name}.json").read_text())
+def row(seed: int, model: str = "relu", kept: float = 0.8, **rest: Any) -> dict[str, Any]:
+    """A made-up row of a table; `rest` are other parts of its record."""
+    record = {"seed": seed, "model": model, "status": "ok", "failure": None, "epochs": [5, 5]}
+    record |= {"accuracy_matrix": [[0.1, 0.2], [0.9, 0.1], [kept, 0.7]], "target_reached": None}
+    return runs.make_row(Config(paired=True), {**record, "blas_kernel": "Haswell", **rest}, 1.5)
 
 
-def made_up(model: str, seed: int, forgetting: float) -> Run:
-    record = {"seed": seed, "model": model, "status": "ok", "forgetting": forgetting}
-    return Run({**record, "average_accuracy": 1 - forgetting}, [], {}, 0.0)
+@pytest.fixture
+def study_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    """Makes a study of other families, with a table of their own."""
+    table = Table(tmp_path / "conditions.csv")
+
+    def install(**families: Family) -> Table:
+        for module in (conditions, analysis):
+            monkeypatch.setattr(module, "FAMILIES", families)
+            monkeypatch.setattr(module, "CONDITIONS", table)
+        return table
+
+    analysis.analyse.cache_clear()
+    yield install
+    analysis.analyse.cache_clear()
 
 
-@pytest.mark.parametrize("name", study.GROUPS)
-def test_every_condition_can_be_trained_and_has_a_name_of_its_own(name: str) -> None:
-    conditions = study.GROUPS[name].conditions
-    assert len({condition.label for condition in conditions}) == len(conditions)
-    for condition in conditions:
+@pytest.mark.parametrize("kind", [Table, GzipTable])
+def test_a_table_cut_anywhere_keeps_what_is_complete_and_grows_on(
+    tmp_path: Path, kind: type[Table]
+) -> None:
+    table = kind(tmp_path / "results" / "table")
+    rows = [row(0, failure='a "quoted", text', status="untrained"), row(1)]
+    for each in rows:
+        table.append(each)
+    content = table.path.read_bytes()
+    assert table.read() == rows
+    for size in range(0, len(content), 7):
+        table.path.write_bytes(content[:size])
+        complete = table.read()
+        assert complete == rows[: len(complete)]
+        table.append(row(2))
+        assert table.read() == [*complete, row(2)]
+
+
+def test_a_process_killed_while_it_appends_costs_that_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    script = f"""
+import os, signal, sys
+from study import runs
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_study import row
+table = runs.GzipTable(runs.Path({str(path)!r}))
+table.append(row(0))
+cut = table.join(table.line(row(1)))[:-9]
+table.join = lambda line: cut
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+table.append(row(1))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=runs.STUDY.parent, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    size, table = path.stat().st_size, GzipTable(path)
+    assert table.read() == [row(0)]
+    table.append(row(1))
+    assert (table.read(), path.stat().st_size) == ([row(0), row(1)], size + 9)
+
+
+@pytest.mark.parametrize("kind", [Table, GzipTable])
+def test_foreign_and_damaged_rows_are_refused(tmp_path: Path, kind: type[Table]) -> None:
+    table = kind(tmp_path / "table")
+    for change in ({"schema": 0}, {"mnist_sha256": {}}):
+        foreign = "# " + json.dumps({**json.loads(runs.IDENTITY[2:]), **change})
+        table.path.write_bytes(table.join(foreign))
+        for use in (table.read, partial(table.append, row(1))):
+            with pytest.raises(InputError, match="another schema or MNIST"):
+                use()
+    table.path.write_bytes(b"".join(map(table.join, (*table.head, "half a row"))))
+    with pytest.raises(InputError, match="row 1 is damaged"):
+        table.read()
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_every_condition_can_be_trained_and_has_a_name_of_its_own(family: Family) -> None:
+    labels = {condition.label for condition in family.conditions}
+    assert len(labels) == len(family.conditions)
+    assert {c.against for c in family.conditions} | {family.reference} <= labels | {None}
+    for condition in family.conditions:
         for model in condition.activations:
-            check_config(condition.config(model), [ACTIVATIONS[model]])
-    labels = {condition.label for condition in conditions}
-    assert {condition.against for condition in conditions} <= labels | {None}
+            core.check_config(condition.config(model), [ACTIVATIONS[model]])
+            is_published = condition.changes == {"paired": False}
+            assert condition.config(model).paired is not is_published
 
 
-def test_comparisons_are_paired_but_for_the_published_streams() -> None:
-    unpaired = [
-        name
-        for name, group in study.GROUPS.items()
-        for condition in group.conditions
-        if not all(condition.config(model).paired for model in condition.activations)
-    ]
-    assert unpaired == ["published"]
-
-
-def test_holm_on_a_worked_example() -> None:
-    # Sorted .01 .03 .04 times 3, 2, 1 gives .03 .06 .04, made monotone: .03 .06 .06.
-    assert study.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert study.holm([0.5, 0.9]) == [1.0, 1.0]
-
-
-@pytest.mark.parametrize("k", study.MEAN_SQUARE_OF_MAXIMUM)
+@pytest.mark.parametrize("k", conditions.MEAN_SQUARE_OF_MAXIMUM)
 def test_the_scaled_start_gives_lwta_the_mean_square_of_relu(k: int) -> None:
     normals = np.random.default_rng(k).standard_normal((400_000 // k, k))
-    lwta = (study.scaled(k) * normals.max(axis=1)) ** 2
+    lwta = (conditions.scaled(k) * normals.max(axis=1)) ** 2
     assert lwta.mean() / k == pytest.approx(0.5, rel=0.02)
 
 
-def test_a_group_resumes_from_its_journals_and_shares_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_study_goes_on_where_it_was_and_trains_an_edited_activation_anew(
+    study_of: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(study, "STUDY", tmp_path)
-    first = study.Condition("first", TINY, seeds=3)
-    again = study.Condition("same models", TINY, {"lwta": {"k": 4}}, seeds=2)
-    monkeypatch.setitem(study.GROUPS, "tiny", study.Group("?", (first, again)))
-    result = study.run_group("tiny", OPTIONS)
-    saved = json.loads((tmp_path / "tiny.json").read_text())
-    assert [row["label"] for row in saved["conditions"]] == ["first", "same models"]
-    assert [row["seeds_run"] for row in saved["conditions"]] == [3, 2]
-    assert saved["core_seconds"] > 0
-
-    def train_nothing(*_: object) -> None:
-        raise AssertionError("everything is in the journals")
-
-    monkeypatch.setattr("compete_to_compute.train_model", train_nothing)
-    rerun = study.run_group("tiny", OPTIONS)
-    assert rerun["conditions"] == result["conditions"]
-    relu = [[row for row in c["per_seed"] if row[1] == "relu"] for c in saved["conditions"]]
-    assert relu[0][:2] == relu[1], "both conditions have the same ReLU runs"
-
-
-def test_tables_and_figures_show_failed_pairs_and_missing_seeds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "STUDY", tmp_path)
-    cells = tuple(
-        study.Condition(f"lr {lr}, momentum {m}", {**TINY, "lr": lr, "momentum": m}, seeds=4)
-        for lr, m in ((0.1, 0.9), (0.2, 0.95))
+    first, blocks = Condition("first", TINY, seeds=3), Condition("k", TINY, {"lwta": {"k": 4}})
+    layers = Condition("layers", TINY, seeds=1, layer_scales=(1.0, 0.5, 1.0))
+    table = study_of(tiny=Family("?", (first, replace(blocks, seeds=2), layers)))
+    conditions.main(["--n-seeds", "1", "--jobs", "1"])
+    assert "tiny: 6 of 12 runs" in capsys.readouterr().out
+    conditions.main(["tiny", "--jobs", "1"])
+    assert len(table.read()) == 6 + 2 + 2, "two conditions have the same ReLU runs"
+    plain, scaled = (
+        next(r for r in table.read() if bool(r["intervention"]) is is_scaled)["accuracy_matrix"]
+        for is_scaled in (False, True)
     )
-    monkeypatch.setitem(study.GROUPS, "optimiser", study.Group("?", cells))
-    options = argparse.Namespace(**{**vars(OPTIONS), "n_seeds": 2})
-    table = study.group_table(study.run_group("optimiser", options))
-    assert " of 4" in table
-    for figure in (
-        study.phase_figure(study.saved_groups()[0]),
-        study.summary_figure(study.saved_groups()),
-    ):
-        study.save_figure(figure, tmp_path / "figure.png")
+    assert plain != scaled
+    assert conditions.missing_runs(conditions.FAMILIES["tiny"].conditions, None) == []
+
+    def relu(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+        gate[:] = z >= 0
+        z *= gate
+
+    monkeypatch.setitem(ACTIVATIONS, "relu", replace(ACTIVATIONS["relu"], function=relu))
+    missing = conditions.missing_runs([first], None)
+    assert [run[1:] for run in missing] == [("relu", seed) for seed in range(3)]
 
 
-def test_a_change_is_taken_seed_by_seed_over_the_seeds_that_both_conditions_have() -> None:
-    condition = study.Condition("more", against="less")
-    values = {
-        "relu": ([0.1, 0.2, 0.3, 0.4] * 5, [0.1] * 20),
-        "lwta": ([0.1, 0.2, 0.1, 0.9] * 5, [0.1, 0.2, 0.1, 0.0] * 5),
+def test_the_first_kernel_in_the_file_counts_unless_one_is_asked_for() -> None:
+    table = conditions.by_key([row(0, blas_kernel="SkylakeX"), row(0)])
+    for kernel, expected in ((None, "SkylakeX"), ("Haswell", "Haswell"), ("Zen", None)):
+        finished = conditions.finished_runs(Condition("any", seeds=1, kernel=kernel), table)
+        assert finished["relu"].get(0, {}).get("kernel") == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["nonsense"], "nonsense: not there"), (["--jobs", "-1"], "--jobs must be 1 or more, not -1")],
+)
+def test_what_makes_no_study_is_one_line_and_exit_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        core.run_script(partial(conditions.main, arguments))
+    assert message in capsys.readouterr().err
+
+
+def test_a_pair_of_runs_is_tested_in_the_first_family_that_declares_it(study_of: Study) -> None:
+    everything = (Condition("all", TINY, seeds=2),)
+    later = (Condition("one", TINY, seeds=1), Condition("other", TINY, first_seed=9))
+    explored = Family("?", everything, exploratory=True)
+    study_of(explored=explored, first=Family("?", everything), later=Family("?", later))
+    results = [result for family in analysis.analyse().values() for result in family.values()]
+    assert [result.tested_in for result in results] == [None, "first", "first", "later"]
+    assert "tested in `first`" in analysis.tables()["later: ?"]
+
+
+def test_exploration_shares_no_pair_of_runs_with_what_is_tested() -> None:
+    pairs: dict[bool, set[Any]] = {False: set(), True: set()}
+    for family in FAMILIES.values():
+        for condition in family.conditions:
+            keys = [condition.keys(model).values() for model in PAIR]
+            pairs[family.exploratory] |= {*zip(*keys, strict=True)}
+    assert not pairs[True] & pairs[False]
+
+
+def test_failed_and_missing_runs_are_counted_and_stand_at_chance(study_of: Study) -> None:
+    tiny = Family("?", (Condition("tiny", {"lr": 0.05, "momentum": 0.9}, seeds=4),))
+    table = study_of(tiny=tiny)
+    for seed, status in ((0, "ok"), (1, "ok"), (2, "untrained")):
+        table.append(row(seed))
+        table.append(row(seed, "lwta", kept=0.9, status=status))
+    assert "| 2 of 4, 3 run, failed: LWTA 1 |" in analysis.tables()["tiny: ?"]
+    assert quantity("tiny/tiny:difference") == pytest.approx(0.1)
+    assert quantity("tiny/tiny:lwta.untrained") == 1
+    # Two differences of .75 - .8, and one of .75 less a chance of .2.
+    assert quantity("tiny/tiny:at_chance.difference") == pytest.approx((0.55 - 2 * 0.05) / 3)
+    assert [quantity(f"tiny:{name}") for name in ("runs", "planned", "failed")] == [6, 8, 1]
+    for place in ("tiny/tiny:nothing", "tiny/other:difference", "tiny/tiny:change.low", "tiny"):
+        with pytest.raises(InputError, match="no such quantity"):
+            quantity(place)
+    assert len(figures.phase_figure("tiny", "lr", "momentum", 0.1).axes) == 4
+    assert len(figures.summary_figure().axes) == 1
+
+
+def result(relu: list[float], lwta: list[float]) -> Result:
+    """A result with these accuracies on Task 1 at the end."""
+    records: dict[str, Any] = {
+        model: {s: runs.record_from(row(s, model, v)) for s, v in enumerate(values)}
+        for model, values in zip(PAIR, (relu, lwta), strict=True)
     }
-    here, base = (
-        [made_up(model, seed, of[i][seed]) for model, of in values.items() for seed in range(20)]
-        for i in (0, 1)
-    )
-    for run in here:
-        if run.record["forgetting"] == 0.9:
-            run.record["status"] = "untrained"
-    found = study.change(condition, [*here, made_up("relu", 20, 0.5)], base)
-    relu, lwta = (found["forgetting"][model]["difference"] for model in ("relu", "lwta"))
-    assert (relu["n"], relu["mean"]) == (20, pytest.approx(0.15))
-    assert (lwta["n"], lwta["mean"]) == (15, 0)
+    return Result("family", Condition("any"), records)
+
+
+def test_a_change_is_taken_seed_by_seed_over_the_seeds_that_both_have() -> None:
+    here = result([0.8, 0.7, 0.6, 0.5] * 5 + [0.1], [0.8, 0.7, 0.8, 0.0] * 5)
+    base = result([0.8] * 20, [0.8, 0.7, 0.8, 0.9] * 5)
+    for record in here.records["lwta"].values():
+        record["status"] = "untrained" if record["forgetting"] == 0.9 else "ok"
+    change = analysis.changed(here, base)
+    relu, lwta = (change[model]["forgetting"] for model in PAIR)
+    assert (relu["n"], relu["mean"], lwta["n"], lwta["mean"]) == (20, pytest.approx(0.15), 15, 0)
     # ReLU minus LWTA is 0, 0, .2 here and 0, -.1, 0 there.
-    assert found["difference"]["difference"]["mean"] == pytest.approx(0.1)
-    assert found["spread_ratio"]["mean"] == pytest.approx(2.0)
-    low, high = found["spread_ratio"]["ci95"]
+    assert change["difference"]["mean"] == pytest.approx(0.1)
+    low, high = change["spread_ratio"]["ci95"]
+    assert change["spread_ratio"]["mean"] == pytest.approx(2.0)
     assert low < 2 < high
+    assert analysis.pool([here, base]).values("relu")[2] == pytest.approx(0.2)
 
 
-def test_the_paper_s_setting_follows_from_the_grid_by_its_rule() -> None:
-    rows = saved("paper")["conditions"]
-    for depth, choice in study.PAPER_CHOICE.items():
-        cost = {}
-        for row in rows:
-            config = row["config"]["relu"]
-            trained = all(
-                totals["ok"] == sum(totals[status] for status in STATUSES) > 0
-                for totals in row["aggregate"]["models"].values()
-            )
-            if config["depth"] == depth and trained:
-                epochs = sum(sum(used) for used in row["epochs_used"].values())
-                missed = sum(
-                    row["targets_missed"][model] / totals["ok"]
-                    for model, totals in row["aggregate"]["models"].items()
-                )
-                cost[config["lr"], config["momentum"]] = (missed, epochs)
-        assert min(cost, key=cost.__getitem__) == choice
+@pytest.mark.parametrize("n", [10, 20])
+def test_the_simulated_rule_is_the_rule_and_errs_as_it_should(n: int) -> None:
+    samples = np.random.default_rng(n).standard_normal((n, 4000))
+    assert rule.rejections(samples, [0.0])[0] == pytest.approx((0.05, 0.05), abs=0.012)
+    ours = np.mean([core.permutation_test(s + 0.4) < 0.05 for s in samples.T[:100]])
+    assert rule.rejections(samples[:, :100], [0.4])[0][0] == pytest.approx(ours, abs=0.03)
 
 
-def test_dropout_is_studied_at_the_largest_rate_at_which_no_run_failed() -> None:
-    sound: dict[float, bool] = {}
-    for row in saved("dropout-rate")["conditions"]:
-        rate = row["config"]["relu"]["lr"]
-        ok = all(totals["ok"] == 8 for totals in row["aggregate"]["models"].values())
-        sound[rate] = sound.get(rate, True) and ok
-    assert max(rate for rate, ok in sound.items() if ok) == study.DROPOUT_LR
+def published(name: str) -> list[Result]:
+    """A family's results from the table that is published."""
+    table = conditions.by_key(runs.CONDITIONS.read())
+    return list(analysis.analyse_family(name, table, {}).values())
 
 
-def test_results_of_an_unfinished_group_say_how_many_seeds_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "STUDY", tmp_path)
-    both = study.Condition("both", TINY, seeds=3)
-    monkeypatch.setitem(study.GROUPS, "tiny", study.Group("?", (both,)))
-    finished_only = argparse.Namespace(**{**vars(OPTIONS), "finished_only": True})
-    (row,) = study.run_group("tiny", finished_only)["conditions"]
-    assert (row["seeds_run"], row["n"]) == (0, 0)
-    study.train_condition(both, argparse.Namespace(**{**vars(OPTIONS), "n_seeds": 2}))
-    result = study.run_group("tiny", finished_only)
-    assert "0 of 3, 2 run, failed: relu 2, lwta 2" in study.group_report(result)
-
-
-def test_fewer_seeds_this_time_leave_nothing_out_that_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "STUDY", tmp_path)
-    tiny = study.Condition("tiny", TINY, seeds=3)
-    monkeypatch.setitem(study.GROUPS, "tiny", study.Group("?", (tiny,)))
-    whole = study.run_group("tiny", OPTIONS)
-    fewer = study.run_group("tiny", argparse.Namespace(**{**vars(OPTIONS), "n_seeds": 2}))
-    assert fewer["conditions"] == whole["conditions"]
-    assert whole["core_seconds_planned"] == pytest.approx(whole["core_seconds"])
-    assert whole["cost_unknown"] == []
-    (row,) = whole["conditions"]
-    assert sum(row["blas_kernels"].values()) == 6
-
-
-def test_an_interval_and_a_sign_test_that_disagree_are_both_told() -> None:
-    pair = {"verdict": "LWTA forgets less", "sign_test_p": 0.01, "wins": 9, "losses": 1}
-    said = {
-        holm: study.verdict_text({**pair, "sign_test_p_holm": holm}) for holm in (0.02, 0.3, None)
-    }
-    assert said == {
-        0.02: "LWTA forgets less",
-        0.3: "LWTA forgets less, unadjusted",
-        None: "LWTA forgets less",
-    }
-    doubted = {**pair, "sign_test_p": 0.06, "sign_test_p_holm": 0.3}
-    assert study.verdict_text(doubted) == "LWTA forgets less, by the interval alone"
-    unclear = {**pair, "verdict": "no difference shown: 9 seeds could have shown 0.1"}
-    told = {holm: study.verdict_text({**unclear, "sign_test_p_holm": holm}) for holm in (0.02, 1)}
-    assert told[0.02] == "no difference shown; by the sign test LWTA forgets less"
-    assert told[1] == "no difference shown"
-
-
-def test_a_group_is_told_in_a_line_with_whom_the_sign_test_favours() -> None:
-    def row(verdict: str, wins: int, holm: float | None, kept: float = 0.9) -> dict:
-        pair = {"verdict": verdict, "wins": wins, "losses": 40 - wins, "sign_test_p_holm": holm}
-        return {
-            **{"config": {"relu": {"joint": False}}, "n": 40, "aggregate": {"pairs": [pair]}},
-            "first_task_kept": {model: {"mean": kept} for model in study.PAIR},
-        }
-
-    rows = [
-        row("LWTA forgets less", 26, 0.2),
-        row("no difference shown: 40 seeds", 11, 0.04),
-        row("LWTA forgets less", 30, 0.001, kept=0.0),
-        row("no difference shown: 40 seeds", 20, None),
-    ]
-    assert study.outcome({"conditions": rows}) == (
-        "LWTA forgets less in 1, no difference shown in 1, both lose all of Task 1 in 1; "
-        "the adjusted sign test favours ReLU in 1."
-    )
-
-
-@pytest.mark.parametrize("option", ["--jobs", "--n-seeds"])
-def test_counts_that_make_no_study_are_refused(option: str) -> None:
-    with pytest.raises(InputError, match=f"{option} must be 1 or more, not -1"):
-        study.main([option, "-1"])
-
-
-def test_a_damaged_file_of_results_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study, "STUDY", tmp_path)
-    (tmp_path / "default.json").write_text('{"schema": 1')
-    with pytest.raises(InputError, match=r"default\.json: damaged"):
-        study.saved_groups()
-
-
-def test_unknown_groups_are_refused() -> None:
-    with pytest.raises(InputError, match="nonsense"):
-        study.main(["nonsense"])
-
-
-def test_the_default_condition_is_the_published_configuration() -> None:
-    (condition,) = study.GROUPS["default"].conditions
-    assert condition.config("relu") == Config(paired=True)
+def test_settings_follow_from_the_exploration_by_their_rules() -> None:
+    for choice in conditions.PAPER_CHOICE:
+        cost = []
+        for result in published("paper"):
+            numbers = [result.numbers[model] for model in result.condition.activations]
+            is_trained = all(n["failed"] == 0 < n["run"] for n in numbers)
+            if is_trained and result.condition.changes["depth"] == choice["depth"]:
+                missed = sum(n["missed"] / n["ok"] for n in numbers)
+                epochs = sum(sum(n["epochs"]) for n in numbers)
+                cost.append((missed, epochs, result.condition.changes))
+        assert choice.items() <= min(cost)[2].items()
+    failed: dict[float, int] = {}
+    for result in published("dropout-rate"):
+        rate = result.condition.changes["lr"]
+        failed[rate] = failed.get(rate, 0) + sum(result.numbers[m]["failed"] for m in PAIR)
+    assert max(rate for rate, count in failed.items() if not count) == conditions.DROPOUT_LR

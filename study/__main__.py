@@ -1,0 +1,33 @@
+"""Run one part of the study: `python3 -m study NAME --help` says what each takes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from compete_to_compute import InputError, run_script
+
+PARTS = {
+    "conditions": "train the open questions' conditions, many paired seeds each",
+    "mechanism": "train networks that are looked into",
+    "movement": "memory traffic by ByteDMD",
+    "speed": "time beside that of the matrix products",
+    "peers": "time beside PyTorch, JAX and scikit-learn",
+    "write": "tables, figures and the numbers in the pages; nothing is trained",
+}
+
+
+def main() -> int:
+    """Hand the rest of the command line to the part that is named; the exit status."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: python3 -m study NAME ...\n")
+        print("\n".join(f"  {part:12}{text}" for part, text in PARTS.items()))
+        return 0
+    if name not in PARTS:
+        raise InputError(f"{name}: no such part of the study; there are {', '.join(PARTS)}")
+    return importlib.import_module(f"study.{name}").main(rest)
+
+
+if __name__ == "__main__":
+    run_script(main)

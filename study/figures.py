@@ -1,0 +1,178 @@
+"""Figures of the study of conditions, from their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from compete_to_compute import label
+from study.analysis import PAPER_ERRORS, Numbers, Result, analyse
+from study.runs import ALL_THREE, FIGURES, PAIR
+from visualize_compete_to_compute import colour, save_figure
+
+# --- Phase diagrams -------------------------------------------------------------------------------
+
+
+def phase_figure(family: str, x: str, y: str, limit: float) -> Figure:
+    """Four panels over two `Config` fields: ReLU minus LWTA, also in Task 2, and each forgetting.
+
+    A difference of `limit` or more has the full colour.
+    """
+    results = [r for r in analyse()[family].values() if {x, y} <= r.condition.changes.keys()]
+    panels: tuple[tuple[str, Callable[[Numbers], Any], str, float | None], ...] = (
+        ("Forgetting, ReLU minus LWTA", lambda n: n["difference"], "RdBu", limit),
+        ("Task 2, ReLU minus LWTA", lambda n: n["differences"]["last_task"], "PuOr", limit),
+        ("Forgetting, ReLU", lambda n: n["relu"]["forgetting"], "Oranges", None),
+        ("Forgetting, LWTA", lambda n: n["lwta"]["forgetting"], "Blues", None),
+    )
+    figure, grid = plt.subplots(2, 2, figsize=(8, 7.5), layout="constrained")
+    for axes, (name, *panel) in zip(grid.flat, panels, strict=True):
+        draw_cells(axes, results, (x, y), *panel)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel(x.replace("_", " ").replace("lr", "learning rate"))
+        axes.set_ylabel(y.replace("_", " "))
+    figure.suptitle(
+        "Bold: the 95 % interval excludes zero. R, L: share of ReLU's and LWTA's runs that fail;\n"
+        f"white: no pair or run is left. Differences have their full colour at {limit}.",
+        fontsize=10,
+    )
+    return figure
+
+
+def draw_cells(
+    axes: Axes,
+    results: Sequence[Result],
+    fields: tuple[str, str],
+    summary: Callable[[Numbers], Any],
+    colours: str,
+    limit: float | None,
+) -> None:
+    """A cell a condition, with its mean as colour and text, bold where its interval excludes zero.
+
+    With a `limit` the colours are even about zero and saturate there. Below the mean stands which
+    share of ReLU's (R) and LWTA's (L) runs failed.
+    """
+    x, y = (sorted({result.condition.changes[name] for result in results}) for name in fields)
+    means = np.full((len(y), len(x)), np.nan)
+    for result in results:
+        column, row = (
+            values.index(result.condition.changes[name])
+            for values, name in zip((x, y), fields, strict=True)
+        )
+        numbers, lines = summary(result.numbers), []
+        if numbers["mean"] is not None:
+            means[row, column] = numbers["mean"]
+            text = f"{numbers['mean']:{'+' if limit else ''}.3f}"
+            is_shown = limit and numbers["ci95"] and np.prod(numbers["ci95"]) > 0
+            lines = [rf"$\mathbf{{{text}}}$" if is_shown else text]
+        failed = {m: result.numbers[m]["failed"] / max(result.numbers[m]["run"], 1) for m in PAIR}
+        lines += [f"{m[0].upper()} {share:.0%} fail" for m, share in failed.items() if share]
+        axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=6.5)
+    top = limit or np.nanmax([0.1, *means[np.isfinite(means)]])
+    axes.imshow(
+        means,
+        cmap=colours,
+        vmin=-top if limit else 0,
+        vmax=top,
+        origin="lower",
+        alpha=0.6,
+        aspect="auto",
+    )
+    axes.set_xticks(range(len(x)), x)
+    axes.set_yticks(range(len(y)), y)
+
+
+# --- All conditions -------------------------------------------------------------------------------
+
+
+def summary_figure() -> Figure:
+    """A row a tested condition: ReLU minus LWTA with its interval, coloured by the verdict."""
+    rows = []
+    for family, results in analyse().items():
+        for name, result in results.items():
+            difference, said = result.numbers["difference"], result.numbers.get("verdict")
+            if said:
+                text = family if name == family else f"{family}: {name}"
+                rows.append((difference, f"{text} (n = {difference['n']})", said))
+    rows.sort(key=lambda row: row[0]["mean"])
+    colours = {
+        "LWTA forgets less": colour("lwta"),
+        "ReLU forgets less": colour("relu"),
+        "alike within 0.010": "black",
+        "undecided": "0.6",
+    }
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.17 * len(rows)), layout="constrained")
+    for said, shade in colours.items():
+        places = [y for y, row in enumerate(rows) if row[2].startswith(said)]
+        means = np.array([rows[y][0]["mean"] for y in places])
+        half = np.array([rows[y][0]["ci95"][1] for y in places]) - means
+        axes.errorbar(means, places, xerr=half, fmt="o", color=shade, markersize=4, label=said)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [text for _, text, _ in rows], fontsize=7)
+    axes.set_ylim(-1, len(rows))
+    axes.set_xlabel("forgetting of ReLU minus LWTA, 95 % interval, unadjusted")
+    axes.grid(axis="x", alpha=0.2)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
+# --- The paper's protocol -------------------------------------------------------------------------
+
+
+def paper_figure() -> Figure:
+    """Task 1's test error after Task 2 over the grid of the paper's protocol, a panel a depth."""
+    figure, panels = plt.subplots(1, 2, figsize=(8, 4.8), layout="constrained", sharey=True)
+    for axes, depth in zip(panels, (2, 3), strict=True):
+        results = [r for r in analyse()["paper"].values() if r.condition.changes["depth"] == depth]
+        changes = [result.condition.changes for result in results]
+        order = np.argsort([c["lr"] / (1 - c["momentum"]) for c in changes], kind="stable")
+        for number, model in enumerate(ALL_THREE):
+            draw_errors(axes, [results[i] for i in order], model, 0.12 * (number - 1))
+        ticks = [f"{changes[i]['lr']}\n{changes[i]['momentum']}" for i in order]
+        axes.set_xticks(range(len(order)), ticks)
+        axes.set(title=f"{depth} hidden layers", yscale="log", ylim=(1, 130))
+        axes.set_xlabel("learning rate, and momentum below it")
+        axes.set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])
+        axes.grid(alpha=0.2)
+    panels[0].set_ylabel("Task 1 test error after Task 2, %")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8
+    )
+    figure.suptitle(
+        "The paper's protocol: mean and standard deviation of the runs that trained;\n"
+        "crosses: settings at which runs fail; bands: the paper's own errors",
+        fontsize=10,
+    )
+    return figure
+
+
+def draw_errors(axes: Axes, results: Sequence[Result], model: str, shift: float) -> None:
+    """One activation's errors beside the paper's; `shift` keeps its marks clear of the others'."""
+    mean, std = PAPER_ERRORS[model][1]
+    look = {"color": colour(model)}
+    axes.axhspan(mean - std, mean + std, alpha=0.12, linewidth=0, **look)
+    axes.axhline(mean, linestyle=":", label=f"the paper's {label(model)}", **look)
+    numbers = [result.numbers[model] for result in results]
+    errors = np.array([n["error_kept"]["mean"] for n in numbers], float)
+    spreads = [n["error_kept"]["std"] or 0 for n in numbers]
+    places = np.arange(len(results)) + shift
+    axes.errorbar(places, errors, spreads, marker="o", capsize=3, label=label(model), **look)
+    failing = places[[n["failed"] > 0 for n in numbers]]
+    axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, **look)
+
+
+def draw_all() -> None:
+    """Write every figure of the study of conditions."""
+    figures = {
+        "phase_diagram": phase_figure("optimiser", "lr", "momentum", 0.05),
+        "start": phase_figure("start-rate", "lr", "init_scale", 0.15),
+        "summary": summary_figure(),
+        "paper": paper_figure(),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, FIGURES / f"{name}.png")

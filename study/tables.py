@@ -1,0 +1,41 @@
+"""Markdown tables: columns declared as data, one renderer, and how numbers look in a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "-"  # a cell without a number
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its head, and a row's cell as text."""
+
+    head: str
+    text: Callable[[Any], str]
+
+
+def markdown(columns: Sequence[Column], rows: Iterable[Any]) -> str:
+    """A Markdown table of any kind of rows that the columns can read."""
+    cells = [[column.text(row) for column in columns] for row in rows]
+    lines = [[column.head for column in columns], ["---"] * len(columns), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A number with so many decimals and commas between thousands; `MISSING` for None."""
+    if value is None:
+        return MISSING
+    rounded = round(value, digits) + 0.0  # -0.0 becomes 0.0
+    return f"{rounded:{'+' if sign else ''},.{digits}f}"
+
+
+def estimate(summary: dict[str, Any], digits: int = 3, sign: bool = True, scale: float = 1) -> str:
+    """Mean and 95 % interval from `summarise`, times `scale`: +0.003 (-0.007 to +0.012)."""
+    if summary["mean"] is None:
+        return MISSING
+    ends = summary["ci95"] or []
+    mean, *interval = (number(v * scale, digits, sign) for v in (summary["mean"], *ends))
+    return f"{mean} ({' to '.join(interval)})" if interval else mean
