@@ -590,6 +590,7 @@ def train_phases(
         if config.head == "frozen" or config.restart_momentum:
             network.velocity[:] = 0
         now.stage, now.epoch, now.task_update, now.task_over = "start", 0, 0, False
+        now.train_loss = now.train_accuracy = math.nan
         yield now
         while not now.task_over:
             now.stage, now.epoch = "update", now.epoch + 1
@@ -1683,14 +1684,8 @@ Then python3 visualize_compete_to_compute.py draws what --snapshots holds.
 """
 
 
-def command_line() -> argparse.ArgumentParser:
-    """The options of the run, then every field of `Config`."""
-    parser = OneLineParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run = parser.add_argument_group("the run").add_argument
+def add_run_options(run: Callable[..., Any]) -> None:
+    """The options that change no run's result; `run` adds one to the parser."""
     run("--seed", type=int, default=0, metavar="N", help="first seed, the headline (default 0)")
     run("--n-seeds", type=int, default=1, metavar="N", help="how many seeds on end (default 1)")
     run(
@@ -1738,6 +1733,16 @@ def command_line() -> argparse.ArgumentParser:
         help="keep what the journal of an earlier run into --out has, train what is missing",
     )
     run("--quiet", action="store_true", help="print errors only")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options of the run, then every field of `Config`."""
+    parser = OneLineParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_run_options(parser.add_argument_group("the run").add_argument)
     experiment = parser.add_argument_group("the experiment")
     for item in fields(Config):
         keywords = dict(item.metadata["argparse"])

@@ -150,13 +150,14 @@ def changed_gates(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 
     `gates`: the share of (image, unit) whose gate changed. `silenced`: the share of the units
     active before that no longer are, mean over images; for LWTA the share of the blocks with
-    another winner.
+    another winner. Of a network whose units are all silent it is nan.
     """
     active = before.sum(axis=0)
     kept = (before & after).sum(axis=0)
+    shares = kept[active > 0] / active[active > 0]
     return {
         "gates": float((before != after).mean()),
-        "silenced": float(1 - np.mean(kept[active > 0] / active[active > 0])),
+        "silenced": float(1 - np.mean(shares)) if len(shares) else np.nan,
     }
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
-import study_mechanism as mechanism
 from compete_to_compute import (
     ACTIVATIONS,
     MLP,
@@ -23,51 +21,63 @@ from compete_to_compute import (
     make_tasks,
     train_model,
 )
+from study import measures, mechanism, mechanism_figures
+from study import mechanism_analysis as analysis
+from study.mechanism import FollowedCondition
+from study.runs import PAIR, GzipTable
 
 SMALL = {"hidden": 40, "train_per_class": 60, "test_per_task": 150, "epochs": 5}
-OPTIONS = argparse.Namespace(n_seeds=2, jobs=1, data_dir=None, finished_only=False)
+DIGITS = np.arange(600) % 10
+IS_SECOND = (DIGITS >= 5).astype(int)
 
 
-@pytest.mark.parametrize("model", ["relu", "lwta"])
+@cache
+def trained(model: str, seed: int = 0, besides: tuple = (), **changed: Any) -> dict[str, Any]:
+    """A row of the table, of a small run."""
+    condition = FollowedCondition("small", {**SMALL, **changed}, besides=dict(besides))
+    return mechanism.make_row(condition, mechanism.train_followed(condition, model, seed, None))
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("model", "changed"),
     [
-        {},
-        {"restart_momentum": True, "weight_decay": 0.0},
-        {"head": "frozen", "target_loss": 0.3, "epochs": 20},
-        {"dropout": 0.2, "input_dropout": 0.1},
+        ("relu", {}),
+        ("lwta", {"restart_momentum": True, "weight_decay": 0.0}),
+        ("relu", {"head": "frozen", "target_loss": 0.3, "epochs": 20}),
+        ("lwta", {"dropout": 0.2, "input_dropout": 0.1}),
     ],
     ids=["default", "restarted", "frozen", "dropout"],
 )
 def test_a_followed_run_is_the_plain_run_bit_by_bit(
-    changes: dict, model: str, mnist: Mnist
+    changed: dict, model: str, mnist: Mnist
 ) -> None:
-    case = mechanism.Case({**SMALL, **changes})
-    plain = train_model(case.config(model), ACTIVATIONS[model], 3, mnist).record
-    followed = mechanism.train_observed(case, model, 3, None).record
-    assert followed["status"] == "ok"
-    assert {name: followed[name] for name in ("accuracy_matrix", "epochs", "forgetting")} == {
-        name: plain[name] for name in ("accuracy_matrix", "epochs", "forgetting")
-    }
-    assert followed["trajectory"][0] == [0, *plain["accuracy_matrix"][1]]
+    config = Config(paired=True, **{**SMALL, **changed})
+    plain = train_model(config, ACTIVATIONS[model], 0, mnist).record
+    row = trained(model, **changed)
+    assert row["status"] == "ok"
+    for name in ("accuracy_matrix", "epochs", "target_reached"):
+        assert row[name] == plain[name]
+    assert row["trajectory"][0] == [0, *plain["accuracy_matrix"][1]]
 
 
-def test_what_a_case_does_differently_is_done_in_task_2_alone(mnist: Mnist) -> None:
-    def matrix(**more: object) -> list:
-        case = mechanism.Case(SMALL, **more)
-        return mechanism.train_observed(case, "relu", 0, None).record["accuracy_matrix"]
-
-    plain, ramp, slow = matrix(), matrix(ramp=10), matrix(second_lr=1e-6)
+def test_what_is_done_besides_is_done_in_task_2_alone() -> None:
+    plain, ramp, slow = (
+        trained("relu", besides=besides)["accuracy_matrix"]
+        for besides in ((), (("ramp", 10),), (("second_lr", 1e-6),))
+    )
     assert plain[:2] == ramp[:2] == slow[:2]
     assert plain[2] != ramp[2]
     assert slow[2][1] < plain[2][1] - 0.2, "what is left of momentum teaches little"
 
 
 def test_the_learning_rate_ramps_over_the_first_updates_of_task_2() -> None:
-    case, config = mechanism.Case(ramp=4), Config(lr=0.1)
-    rates = [mechanism.learning_rate(case, config, 2, update) for update in range(1, 7)]
+    config = Config(lr=0.1)
+    rates = [mechanism.learning_rate({"ramp": 4}, config, 2, update) for update in range(1, 7)]
     assert rates == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
-    assert mechanism.learning_rate(case, config, 1, 1) == 0.1
+    assert mechanism.learning_rate({"ramp": 4}, config, 1, 1) == 0.1
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -77,120 +87,101 @@ def test_a_random_winner_is_one_unit_a_block_whatever_its_pre_activation(k: int)
     mechanism.random_winner(z, gate, k, np.random.default_rng(1))
     assert (gate.reshape(8, k, -1).sum(axis=1) == 1).all()
     assert (z == before * gate).all()
-    largest = before.reshape(8, k, -1).argmax(axis=1) == gate.reshape(8, k, -1).argmax(axis=1)
-    assert largest.mean() == pytest.approx(1 / k, abs=0.04)
+    is_largest = before.reshape(8, k, -1).argmax(axis=1) == gate.reshape(8, k, -1).argmax(axis=1)
+    assert is_largest.mean() == pytest.approx(1 / k, abs=0.04)
 
 
-def test_shifted_biases_hold_the_share_of_active_units(mnist: Mnist) -> None:
-    case = mechanism.Case({**SMALL, "epochs": 30})
-    record, plain = (
-        mechanism.train_observed(case, model, 0, None).record for model in ("shifted", "relu")
-    )
-    for layer in (0, 1):
-        assert record["layers"][2][layer]["activity"] == pytest.approx(0.5, abs=0.05)
-    first = [of["layers"][2][0]["activity"] for of in (plain, record)]
-    assert first[0] < first[1] - 0.02
+def test_shifted_biases_hold_the_share_of_active_units() -> None:
+    relu, shifted = (trained(model, epochs=30)["layers"][2] for model in ("relu", "shifted"))
+    assert [layer["activity"] for layer in shifted] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert relu[0]["activity"] < shifted[0]["activity"] - 0.02
 
 
-def test_fixed_winners_are_those_of_the_initial_weights_however_long_it_trains(
-    mnist: Mnist,
-) -> None:
-    record = mechanism.train_observed(mechanism.Case(SMALL), "fixed", 0, None).record
-    untrained, *later = record["layers"]
+def test_fixed_winners_are_those_of_the_initial_weights_however_long_it_trains() -> None:
+    row = trained("fixed")
+    untrained, *later = row["layers"]
     assert later == [untrained, untrained]
-    assert [of["gates"] for of in record["changed"]] == [0, 0]
-    assert record["status"] == "ok"
-    lwta = mechanism.train_observed(mechanism.Case(SMALL), "lwta", 0, None).record
-    assert lwta["layers"][0] == untrained
-    assert lwta["layers"][2] != untrained
+    assert [layer["gates"] for layer in row["changed"]] == [0, 0]
+    assert trained("lwta")["layers"][0] == untrained != trained("lwta")["layers"][2]
 
 
-def test_winners_kept_at_the_switch_compete_until_then_and_never_after(mnist: Mnist) -> None:
-    kept, lwta = (
-        mechanism.train_observed(mechanism.Case(SMALL), model, 0, None).record
-        for model in ("kept", "lwta")
-    )
+def test_winners_kept_at_the_switch_compete_until_then_and_never_after() -> None:
+    kept, lwta = trained("kept"), trained("lwta")
     assert kept["accuracy_matrix"][:2] == lwta["accuracy_matrix"][:2]
     assert kept["accuracy_matrix"][2] != lwta["accuracy_matrix"][2]
     assert kept["layers"][:2] == lwta["layers"][:2]
     assert kept["layers"][2] == kept["layers"][1], "Task 2 moved no winner"
+    assert kept["switch"] == lwta["switch"]
     for name in ("before", "after Task 1"):
         assert kept["probe"][name] == lwta["probe"][name], "measured with the winners of that time"
-    assert kept["switch"] == lwta["switch"]
 
 
-DIGITS = np.arange(600) % 10
+def test_a_run_that_dies_or_diverges_is_a_row_too() -> None:
+    dead = trained("relu", lr=2.0, momentum=0.95, epochs=2)
+    diverged = trained("lwta", lr=0.5, momentum=0.97)
+    assert dead["layers"][2][0]["overlap_chance"] == 0
+    assert (dead["status"], diverged["status"]) == ("untrained", "diverged")
+    assert "layers" not in diverged
+
+
+# --- Measures -------------------------------------------------------------------------------------
 
 
 def test_measures_of_units_that_belong_to_one_task_each() -> None:
-    task_of = (DIGITS >= 5).astype(int)
-    own = np.stack([task_of == 0, task_of == 1] * 5)
-    found = mechanism.layer_measures(own, task_of, DIGITS)
-    assert found["activity"] == 0.5
-    assert (found["gap"], found["information"]) == pytest.approx((1, 1))
+    own = np.stack([IS_SECOND == 0, IS_SECOND == 1] * 5)
+    layer = measures.layer_measures(own, IS_SECOND, DIGITS)
+    assert layer["activity"] == 0.5
+    assert (layer["gap"], layer["information"]) == pytest.approx((1, 1))
     # Another half of the digits has 3 to 2 or 4 to 1 of a task's: 100 and 25 of the 125.
-    assert found["gap_chance"] == pytest.approx((100 * 0.2 + 25 * 0.6) / 125)
-    assert (found["overlap_class"], found["overlap_task"], found["overlap_tasks"]) == (1, 1, 0)
+    assert layer["gap_chance"] == pytest.approx((100 * 0.2 + 25 * 0.6) / 125)
+    assert [layer[f"overlap_{name}"] for name in ("class", "task", "tasks")] == [1, 1, 0]
 
 
 def test_units_that_know_single_digits_tell_the_tasks_apart_by_chance_alone() -> None:
     gates = np.stack([digit == DIGITS for digit in range(10)])
-    found = mechanism.layer_measures(gates, (DIGITS >= 5).astype(int), DIGITS)
-    assert found["gap"] == pytest.approx(0.2)
-    assert found["gap_chance"] == pytest.approx(found["gap"])
-    assert found["information_chance"] == pytest.approx(found["information"])
-    assert len(mechanism.other_parts(DIGITS)) == 125
+    layer = measures.layer_measures(gates, IS_SECOND, DIGITS)
+    assert layer["gap"] == pytest.approx(0.2)
+    assert layer["gap_chance"] == pytest.approx(layer["gap"])
+    assert layer["information_chance"] == pytest.approx(layer["information"])
 
 
 def test_overlap_of_independent_units_is_what_independence_gives() -> None:
     gates = np.random.default_rng(0).random((400, 600)) < 0.3
-    found = mechanism.layer_measures(gates, (DIGITS >= 5).astype(int), DIGITS)
+    layer = measures.layer_measures(gates, IS_SECOND, DIGITS)
     for name in ("overlap_class", "overlap_task", "overlap_tasks"):
-        assert found[name] == pytest.approx(found["overlap_chance"], rel=0.02)
-    # Independent units at p: p^2 / (2p - p^2) = .3 / 1.7.
-    assert found["overlap_chance"] == pytest.approx(0.3 / 1.7, rel=0.01)
+        assert layer[name] == pytest.approx(0.3 / 1.7, rel=0.02)  # p^2 / (2p - p^2)
+    assert layer["overlap_chance"] == pytest.approx(0.3 / 1.7, rel=0.01)
 
 
 def test_changed_gates_and_weights_on_worked_examples() -> None:
     before = np.array([[1, 1], [0, 0], [1, 0], [0, 1]], bool)  # two blocks, two images
     after = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], bool)  # a winner changed on the second
-    found = mechanism.changed_gates(before, after)
-    assert found["gates"] == 0.25  # one block of four
-    assert found["silenced"] == pytest.approx((0 + 1 / 2) / 2)
-
+    assert measures.changed_gates(before, after) == {"gates": 0.25, "silenced": 0.25}
     normal = np.random.default_rng(0).standard_normal((500, 400))
     nothing = np.zeros_like(normal)
-    assert mechanism.changed_weights(nothing, normal)["carrying"] == pytest.approx(0.445, abs=0.003)
+    assert measures.changed_weights(nothing, normal)["carrying"] == pytest.approx(0.445, abs=0.003)
     half = np.concatenate([nothing, nothing + 1])
-    found = mechanism.changed_weights(np.zeros_like(half), half)
-    assert found["untouched"] == 0.5
-    assert found["carrying"] == pytest.approx(0.45, abs=0.001)
-
-
-def network_of(config: Config, seed: int, mnist: Mnist, dtype: type = np.float32) -> tuple:
-    tasks, live = make_tasks(config, seed, mnist)
-    start = initial_weights(config, seed)
-    network = MLP([start[0][live], *start[1:]], ACTIVATIONS["lwta"], 2, dtype)
-    return network, tasks
+    expected = {"untouched": 0.5, "carrying": 0.45}
+    assert measures.changed_weights(0 * half, half) == pytest.approx(expected, abs=0.001)
 
 
 def test_the_probe_reads_what_the_head_has_lost_and_not_what_the_features_have(
     mnist: Mnist,
 ) -> None:
     config = Config(**{**SMALL, "train_per_class": 200})
-    network, tasks = network_of(config, 0, mnist)
-    random_features = mechanism.probe_accuracy(network, tasks[0])
+    tasks, used = make_tasks(config, 0, mnist)
+    start = initial_weights(config, 0)
+    network = MLP([start[0][used], *start[1:]], ACTIVATIONS["lwta"], 2)
+    random_features = measures.probe_accuracy(network, tasks[0])
     assert random_features > 0.65
     network.weights[-1][:] = 0  # a lost head
-    assert mechanism.probe_accuracy(network, tasks[0]) == random_features
+    assert measures.probe_accuracy(network, tasks[0]) == random_features
     network.weights[1][:, :-1] = 0  # lost features
-    assert mechanism.probe_accuracy(network, tasks[0]) < 0.4
+    assert measures.probe_accuracy(network, tasks[0]) < 0.4
 
 
 def test_sharpness_is_the_largest_eigenvalue_of_the_gauss_newton_matrix(mnist: Mnist) -> None:
-    config = Config(hidden=4, depth=2, train_per_class=10, test_per_task=20)
-    tasks, _ = make_tasks(config, 0, mnist)
-    task = tasks[1]
+    task = make_tasks(Config(train_per_class=10, test_per_task=20), 0, mnist)[0][1]
     # Few pixels, so that the whole matrix can be had.
     kept = np.argsort(task.train_inputs[:, :-1].var(axis=0))[-6:]
     inputs = np.append(task.train_inputs[:, kept], np.ones((len(task.train_inputs), 1)), axis=1)
@@ -213,123 +204,122 @@ def test_sharpness_is_the_largest_eigenvalue_of_the_gauss_newton_matrix(mnist: M
         for i in range(len(inputs))
     ) / len(inputs)
     network.backward(inputs, task.classes, cross_entropy_gradient(logits, task.train_labels))
-    expected = np.linalg.norm(network.gradient)
-    largest, norm = mechanism.sharpness(network, task)
-    assert largest == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-3)
-    assert norm == pytest.approx(expected)
+    gradient_norm = np.linalg.norm(network.gradient)
+    measured = measures.sharpness(network, task)
+    assert measured["sharpness"] == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-3)
+    assert measured["gradient norm"] == pytest.approx(gradient_norm)
     assert (network.parameters == start).all()
+
+
+# --- Numbers, tables, figures ---------------------------------------------------------------------
 
 
 def test_what_is_lost_at_a_level_is_read_where_the_level_is_first_reached() -> None:
     trajectory = [[0, 0.9, 0.1], [2, 0.8, 0.6], [4, 0.85, 0.55], [6, 0.7, 0.9]]
-    assert mechanism.lost_at(trajectory, 0.35) == pytest.approx(0.05)
-    assert mechanism.lost_at(trajectory, 0.6) == pytest.approx(0.1)
-    assert mechanism.lost_at(trajectory, 0.725) == pytest.approx(0.9 - 0.775)
-    assert mechanism.lost_at(trajectory, 0.95) is None
+    lost = [analysis.lost_at(trajectory, level) for level in (0.35, 0.6, 0.725)]
+    assert lost == pytest.approx([0.05, 0.1, 0.9 - 0.775])
+    assert analysis.lost_at(trajectory, 0.95) is None
 
 
-def test_a_change_is_taken_over_the_seeds_that_both_cases_have() -> None:
-    def records(relu: list, lwta: list) -> list[dict]:
-        return [
-            {
-                "model": model,
-                "seed": seed,
-                "status": "ok" if f < 0.9 else "diverged",
-                "forgetting": f,
-            }
-            for model, of in (("relu", relu), ("lwta", lwta))
-            for seed, f in enumerate(of)
-        ]
+def test_differences_are_over_the_seeds_that_both_have_and_of_what_most_of_them_have() -> None:
+    first = {seed: {"a": seed / 10, "lost": 1.0} for seed in range(6)}
+    second = {seed: {"a": 0.1} | ({"lost": 0.5} if seed < 4 else {}) for seed in range(1, 6)}
+    a = analysis.summaries(analysis.minus(first, second))["a"]
+    assert (a["n"], a["mean"]) == (5, pytest.approx(0.2))
+    assert (a["above"], a["below"]) == (4, 0)
+    del second[1]["lost"]
+    assert "lost" not in analysis.summaries(analysis.minus(first, second)), "3 of 5 have it"
 
-    found = mechanism.change(
-        records([0.3, 0.4, 0.5], [0.1, 0.1, 0.95]), records([0.1] * 3, [0.1] * 3)
+
+def test_the_correlation_s_interval_is_that_of_ranks() -> None:
+    x = np.random.default_rng(0).integers(0, 20, 40).astype(float)  # with ties
+    y = x + np.random.default_rng(1).normal(0, 8, 40)
+    found, outlier = (
+        analysis.correlation(x, y),
+        analysis.correlation(x, np.where(y == y.max(), 1e6, y)),
     )
-    assert (found["relu"]["n"], found["relu"]["mean"]) == (3, pytest.approx(0.3))
-    assert (found["lwta"]["n"], found["lwta"]["mean"]) == (2, 0)
-    assert (found["relu minus lwta"]["n"], found["relu minus lwta"]["mean"]) == (
-        *(2, pytest.approx(0.25)),
-    )
+    assert found == outlier
+    half = 1.959964 * np.sqrt((1 + found["mean"] ** 2 / 2) / 37)
+    ends = np.arctanh(found["mean"]) + np.array([-half, half])
+    assert np.arctanh(found["ci95"]) == pytest.approx(ends)
 
 
-def test_the_correlation_is_spearman_s_and_its_interval_that_of_ranks() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 20, 40).astype(float)  # with ties
-    y = x + rng.normal(0, 8, 40)
-    y[0] = 1e6
-    found = mechanism.correlation(x, y)
-    assert found["r"] == pytest.approx(spearmanr(x, y).statistic)
-    half = 1.959964 * np.sqrt((1 + found["r"] ** 2 / 2) / 37)
-    bounds = np.arctanh(found["r"]) + np.array([-half, half])
-    assert np.arctanh(found["ci95"]) == pytest.approx(bounds)
-    assert mechanism.correlation(x, x)["r"] == pytest.approx(1)
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GzipTable:
+    """A table of its own, and no number remembered from another."""
+    own = GzipTable(tmp_path / "mechanism.jsonl.gz")
+    for module in (mechanism, analysis):
+        monkeypatch.setattr(module, "MECHANISM", own)
+    for cached in (analysis.runs, analysis.analyse):
+        monkeypatch.setattr(analysis, cached.__name__, cache(cached.__wrapped__))
+    return own
 
 
-def test_cases_resume_and_end_in_results_and_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def use(conditions: dict[str, FollowedCondition], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mechanism, analysis, mechanism_figures):
+        monkeypatch.setattr(module, "CONDITIONS", conditions)
+
+
+def test_a_stopped_study_goes_on_and_what_is_there_makes_numbers(
+    table: GzipTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mechanism, "STUDY", tmp_path)
-    short = {**SMALL, "epochs": 3}
-    cases = {
-        "default": mechanism.Case(short, models=tuple(mechanism.LABELS), seeds=3),
-        "four layers": mechanism.Case({**short, "depth": 3}, seeds=3),
-        "LWTA with 200 units": mechanism.Case(short, of_model={"lwta": {"hidden": 20}}, seeds=3),
-        "lr 0.05, momentum 0": mechanism.Case({**short, "momentum": 0.5}, seeds=3),
-        "lr 0.05, slower": mechanism.Case(short, seeds=3, ramp=5, against="default"),
-    }
-    monkeypatch.setattr(mechanism, "CASES", cases)
-    assert mechanism.main(["--n-seeds", "2", "--jobs", "2"]) == 0
+    short = {**SMALL, "epochs": 2}
+    seen = FollowedCondition("seen", short, first_seed=0, besides=mechanism.IN_FIGURES)
+    against = FollowedCondition("ramp", short, seeds=3, besides={"ramp": 5}, against="plain")
+    plain = FollowedCondition("plain", short, seeds=3, activations=(*PAIR, "random"))
+    use({c.label: c for c in (plain, against, seen)}, monkeypatch)
+    assert mechanism.main(["plain", "--n-seeds", "1", "--jobs", "1"]) == 0
+    assert capsys.readouterr().out == "plain: 3 of 9 runs, 0 failed\n"
+    assert analysis.quantity("mechanism/ramp:run.relu") == 0
+    assert "verdict" in analysis.tables()["mechanism: forgetting"]
+    before = table.read()
+    assert mechanism.main(["--n-seeds", "2", "--jobs", "1"]) == 0
+    assert table.read()[:3] == before
+    assert len({str(mechanism.key(row)) for row in table.read()}) == len(table.read()) == 14
+    rows = {row["model"]: row for row in table.read()[-2:]}
+    assert rows["lwta"]["intervention"] == mechanism.IN_FIGURES
+    assert set(rows["lwta"]["seen"]) >= {"weight_spread", "change_spread", "selectivity_2"}
 
-    def train_nothing(*_: object) -> None:
-        raise AssertionError("everything is in the journals")
-
-    saved = json.loads((tmp_path / "mechanism.json").read_text())
-    monkeypatch.setattr(mechanism, "train_observed", train_nothing)
-    names = list(mechanism.FIGURES)
-    monkeypatch.setattr(mechanism, "FIGURES", {})  # once is enough to see that they are drawn
-    assert mechanism.main(["--n-seeds", "2"]) == 0
-    assert json.loads((tmp_path / "mechanism.json").read_text())["cases"] == saved["cases"]
-    default = saved["cases"][0]
-    assert default["seeds_run"] == 2
-    assert default["seeds_planned"] == 3
-    assert set(default["relu_minus"]) == set(mechanism.LABELS) - {"relu"}
-    assert saved["cases"][-1]["change"]["relu minus lwta"]["n"] == 2
-    for name in names:
-        assert (tmp_path / name).stat().st_size > 10_000
+    for cached in (analysis.runs, analysis.analyse):
+        cached.cache_clear()
+    moved = analysis.analyse()["ramp"]["change-relu-lwta"]["forgetting"]
+    gaps = [analysis.quantity(f"mechanism/{c}:relu-lwta.forgetting") for c in ("ramp", "plain")]
+    assert (moved["n"], moved["mean"]) == (2, pytest.approx(gaps[0] - gaps[1]))
+    assert analysis.quantity("mechanism:relu-lwta.dip.n") == 2
+    with pytest.raises(InputError, match="no such quantity"):
+        analysis.quantity("mechanism/plain:relu.nothing")
 
 
-def test_unknown_cases_are_refused() -> None:
-    with pytest.raises(InputError, match="nonsense"):
-        mechanism.main(["nonsense"])
-    with pytest.raises(InputError, match="--jobs"):
-        mechanism.main(["--jobs", "0"])
-
-
-def test_one_finished_run_makes_results_and_no_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_every_figure_is_drawn(
+    table: GzipTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mechanism, "STUDY", tmp_path)
-    case = mechanism.Case(SMALL, models=("relu",), seeds=1)
-    mechanism.train_case("default", case, OPTIONS)
-    monkeypatch.setattr(mechanism, "CASES", {"default": replace(case, models=("relu", "lwta"))})
-    assert mechanism.main(["--finished-only"]) == 0
-    assert "no figures" in capsys.readouterr().out
-    assert not list(tmp_path.glob("*.png"))
-    assert json.loads((tmp_path / "mechanism.json").read_text())["cases"][0]["seeds_run"] == 1
+    def deeper(row: dict[str, Any]) -> dict[str, Any]:
+        """The row of a network with each layer twice."""
+        layers = [[*layers, *layers] for layers in row["layers"]]
+        return {**row, "layers": layers, **{k: row[k] * 2 for k in ("changed", "weights")}}
+
+    rows = {m: {s: deeper(trained(m, s)) for s in (0, 1)} for m in mechanism.MODELS}
+    monkeypatch.setattr(analysis, "runs", lambda: dict.fromkeys(mechanism.CONDITIONS, rows))
+    monkeypatch.setattr(mechanism_figures, "FIGURES", tmp_path)
+    mechanism_figures.draw_all()
+    assert len(list(tmp_path.glob("*.png"))) == 5
 
 
-@pytest.mark.parametrize("name", mechanism.CASES)
-def test_the_study_s_networks_start_task_2_as_they_are_compared(name: str) -> None:
-    runs = mechanism.finished_records(name, mechanism.CASES[name])
-    assert len({run["blas_kernel"] for run in runs}) == 1, "bits differ between kernels"
-    learned = {(run["model"], run["seed"]): run["accuracy_matrix"][:2] for run in runs}
-    for seed in mechanism.planned_seeds(mechanism.CASES[name]):
-        if ("kept", seed) in learned:
-            assert learned["kept", seed] == learned["lwta", seed]
+def test_what_cannot_be_done_is_refused() -> None:
+    for words, message in (
+        (["nonsense"], "nonsense"),
+        (["--jobs", "0"], "--jobs"),
+        (["--dask", "tcp://there:1"], "--dask"),
+    ):
+        with pytest.raises(InputError, match=message):
+            mechanism.main(words)
 
 
-def test_a_journal_names_the_whole_configuration() -> None:
-    case = mechanism.CASES["default"]
-    before = mechanism.journal_of("default", case).identity
-    assert before["config"]["lr"] == Config().lr
-    other = mechanism.journal_of("default", replace(case, changes={"lr": 0.01})).identity
-    assert other != before
+def test_the_published_runs_are_complete_and_start_task_2_as_they_are_compared() -> None:
+    runs = analysis.runs()
+    for name, condition in mechanism.CONDITIONS.items():
+        by_model = runs[name]
+        assert all(list(rows) == list(condition.all_seeds) for rows in by_model.values())
+        assert {row["kernel"] for rows in by_model.values() for row in rows.values()} == {"Haswell"}
+        for seed, row in by_model.get("kept", {}).items():
+            assert row["accuracy_matrix"][:2] == by_model["lwta"][seed]["accuracy_matrix"][:2]

@@ -9,13 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TREES = {
     path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8"))
-    for folder in ("", "study", "tests")
+    for folder in ("", "study")
     for path in sorted((ROOT / folder).glob("*.py"))
 }
 MODULES = {
     ".".join(path.with_suffix("").parts).removesuffix(".__init__"): tree
     for path, tree in TREES.items()
-    if path.parts[0] != "tests"
 }
 
 
