@@ -399,7 +399,7 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             (f"the same, {BATCH} images, estimated", SAVING, TOTAL % ("batch", "batch")),
         ],
     ),
-    "The same by phase (95 % interval)": (
+    "Memory traffic of one image by phase, in millions (95 % interval)": (
         "program network skipped",
         [
             (
@@ -409,14 +409,14 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             *((p.replace("_", " "), MILLIONS, f"{PASS}.{p}") for p in PHASES),
         ],
     ),
-    "How much more than trained ReLU's it is, both skipping silent units (95 % interval)": (
+    "Memory traffic of LWTA above trained ReLU's, both skipping silent units (95 % interval)": (
         "network program",
         [
             ("more", "{:+.1%} ({:+.1%} to {:+.1%})", f"{OVER} {OVER}.low {OVER}.high"),
             ("seeds at which it is more", "{:g}", f"{OVER}.seeds"),
         ],
     ),
-    "One image by other accountings: dense ReLU in millions, and shares saved": (
+    "Memory traffic by other accountings: of dense ReLU in millions, and shares saved": (
         "program accounting",
         [
             ("dense ReLU", MILLIONS, "cost.dense.relu.{program}_{accounting}.total"),
@@ -430,7 +430,7 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("pairs ranked alike", "{:.0%}", "alike.{program}_{accounting}"),
         ],
     ),
-    "Steps of several images with momentum and decay, in millions (share saved)": (
+    "Memory traffic of steps of several images with momentum, in millions (share saved)": (
         "network skipped",
         [
             (f"{BATCH} images, narrow layers", SAVING, TOTAL % ("narrow", "narrow")),
@@ -439,7 +439,7 @@ TABLES: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("error of its estimate", ERROR, "error.{skipped}.{network}.few"),
         ],
     ),
-    f"Updates to {TARGET:.0%} on Task 1, and their traffic in billions": (
+    f"Memory traffic to learn Task 1: updates to {TARGET:.0%}, and billions by what is skipped": (
         "network",
         [
             (
