@@ -240,16 +240,18 @@ def test_every_figure_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     rows = {m: {s: deeper(trained(m, s)) for s in (0, 1)} for m in mechanism.MODELS}
     monkeypatch.setattr(analysis, "runs", lambda: dict.fromkeys(mechanism.CONDITIONS, rows))
+    numbers = cache(analysis.analyse.__wrapped__)  # of these runs, and of no other test
+    for module in (analysis, mechanism_figures):
+        monkeypatch.setattr(module, "analyse", numbers)
     monkeypatch.setattr(mechanism_figures, "FIGURES", tmp_path)
     mechanism_figures.draw_all()
     assert len(list(tmp_path.glob("*.png"))) == 5
 
 
-def test_the_published_runs_are_complete_and_start_task_2_as_they_are_compared() -> None:
-    runs = analysis.runs()
-    for name, condition in mechanism.CONDITIONS.items():
-        by_model = runs[name]
-        assert all(list(rows) == list(condition.all_seeds) for rows in by_model.values())
+def test_the_published_runs_start_task_2_as_they_are_compared_each_condition_on_one_kernel() -> (
+    None
+):
+    for by_model in analysis.runs().values():
         assert len({row["kernel"] for rows in by_model.values() for row in rows.values()}) == 1
         for seed, row in by_model.get("kept", {}).items():
             assert row["accuracy_matrix"][:2] == by_model["lwta"][seed]["accuracy_matrix"][:2]

@@ -98,7 +98,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
 
 def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A sweep in a process of its own, after some lines of Python."""
-    code = f"import os, sys, compete_to_compute as c\n{program}\nc.run_script(lambda: c.main(sys.argv[1:]))"
+    code = f"import os, sys, compete_to_compute as c\n{program}\nc.run_script(c.main)"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=SCRIPT.parent,
@@ -124,7 +124,10 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_stops_the_sweep_with_one_line(tmp_path: Path) -> None:
     # The worker ends itself at its first run, as the system ends one that takes all memory.
-    program = "class Dies:\n    def __reduce__(self): return os._exit, (9,)\nc.ACTIVATIONS['lwta'] = c.Activation('lwta', 'LWTA', Dies(), 200)"
+    program = (
+        "class Dies:\n    def __reduce__(self): return os._exit, (9,)\n"
+        "c.ACTIVATIONS['lwta'] = c.Activation('lwta', 'LWTA', Dies(), 200)"
+    )
     stopped = run_program(program, *options(tmp_path, "--n-seeds", "3", "--jobs", "2"))
     assert stopped.returncode == 1
     assert "a worker process died" in stopped.stderr
