@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,102 +30,14 @@ from study import (
     rule,
     speed,
 )
+from study.claims import claims_table
 from study.runs import FIGURES, RESULTS, STUDY
-from study.tables import Column, markdown
 from visualize_compete_to_compute import save_figure
 
 PAGES = (STUDY.parent / "README.md", STUDY / "README.md")
 TABLES = STUDY / "tables.md"
 NUMBER = re.compile(r"<!--=(?P<place>[^>]+?)(?: @ (?P<format>[^ >]+))?-->.*?<!--/-->", re.DOTALL)
 TABLE = re.compile(r"<!--table (?P<title>.+?)-->\n.*?<!--/table-->", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement of the source, the quantity that speaks to it, and the rule for its verdict.
-
-    `rule` turns the quantities at `places` into a word; `digits` is their format in the table.
-    """
-
-    text: str
-    places: tuple[str, ...]
-    digits: str
-    rule: Callable[..., str]
-    file: str
-
-
-def holds(condition: bool) -> str:
-    """The word for a claim that does or does not hold."""
-    return "reproduced" if condition else "not reproduced"
-
-
-def lwta_is_ahead(difference: float, verdict: str) -> str:
-    """The word for a claim that LWTA forgets less, from the verdict of the one rule."""
-    return "supported" if verdict.startswith("LWTA") else "not supported"
-
-
-SEED_0 = "published/published:records"
-FIELDS = "mechanism/what the figures show"
-CLAIMS = (
-    Claim(
-        "Seed 0: ReLU forgets 0.072 and LWTA 0.022, a third",
-        (f"{SEED_0}.relu.0.forgetting", f"{SEED_0}.lwta.0.forgetting"),
-        ".3f",
-        lambda relu, lwta: f"{holds(relu > 2 * lwta)}, and one seed cannot tell",
-        "conditions.csv",
-    ),
-    Claim(
-        "LWTA forgets less on average, with the published batches",
-        ("published/published:difference", "published/published:verdict"),
-        "+.3f",
-        lwta_is_ahead,
-        "conditions.csv",
-    ),
-    Claim(
-        "Task 1 is learned to 97 % and Task 2 to 95 %",
-        ("published/published:lwta.learned", "published/published:lwta.last_task"),
-        ".3f",
-        lambda first, second: holds(abs(first - 0.97) < 0.015 and abs(second - 0.95) < 0.015),
-        "conditions.csv",
-    ),
-    Claim(
-        "At the paper's scale and length, 800x3 and 50 epochs, the gap is consistent",
-        (
-            "scale/hidden 800, depth 3, epochs 50:difference",
-            "scale/hidden 800, depth 3, epochs 50:verdict",
-        ),
-        "+.3f",
-        lwta_is_ahead,
-        "conditions.csv",
-    ),
-    Claim(
-        "Blocks of 4 are noisier than blocks of 2: ratio of the spreads",
-        (
-            "block/k 4, equal units:change.spread_ratio.low",
-            "block/k 4, equal units:change.spread_ratio.high",
-        ),
-        ".2f",
-        lambda low, high: "supported" if low > 1 else "not supported",
-        "conditions.csv",
-    ),
-)
-
-
-def claims_table() -> str:
-    """Every claim with what was measured and its verdict."""
-    values = {claim: [quantity(place) for place in claim.places] for claim in CLAIMS}
-    columns = (
-        Column("the source says", lambda claim: claim.text),
-        Column(
-            "measured",
-            lambda claim: ", ".join(
-                v if isinstance(v, str) else format(v, claim.digits) for v in values[claim]
-            ),
-        ),
-        Column("verdict", lambda claim: claim.rule(*values[claim])),
-        Column("runs in", lambda claim: f"`results/{claim.file}`"),
-    )
-    return markdown(columns, CLAIMS)
 
 
 @cache
@@ -160,7 +71,7 @@ def quantity(place: str) -> Any:
 def tables() -> dict[str, str]:
     """Every table in Markdown, by its title."""
     return {
-        "claims": claims_table(),
+        "claims": claims_table(quantity),
         **analysis.tables(),
         **rule.tables(),
         **mechanism_analysis.tables(),
