@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import combinations, count, pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +146,18 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def check_config(config: Config, activations: Sequence[Activation]) -> None:
-    """Raise `InputError` for a configuration that cannot be trained, before anything is."""
-    for item in fields(Config):
+def check_limits(options: Config | SweepOptions) -> None:
+    """Raise `InputError` for a field outside its limit."""
+    for item in fields(options):
         if item.metadata["limit"]:
             is_allowed, words = item.metadata["limit"]
-            value = getattr(config, item.name)
+            value = getattr(options, item.name)
             require(is_allowed(value), f"{flag(item.name)} must be {words}, not {value}")
+
+
+def check_config(config: Config, activations: Sequence[Activation]) -> None:
+    """Raise `InputError` for a configuration that cannot be trained, before anything is."""
+    check_limits(config)
     for digits in config.tasks:
         for digit in digits:
             require(digit in "0123456789", f"--tasks {digits!r}: {digit!r} is not a digit")
@@ -876,18 +881,16 @@ FLIPS = 100_000  # drawn for more
 
 
 def summarise(values: Sequence[float | None]) -> dict[str, Any]:
-    """n, mean, median, interquartile mean, standard deviation (n - 1), 95 % interval of the mean.
+    """n, mean, median, standard deviation (n - 1) and Student's 95 % interval of the mean.
 
-    The interval is Student's t. Missing values are left out; what too few values cannot give is
-    None. The interquartile mean drops floor(n / 4) values at each end (Agarwal et al. 2021).
+    Missing values are left out; what too few values cannot give is None.
     """
     present = np.sort(np.array([v for v in values if v is not None], float))
     n = len(present)
-    summary: dict[str, Any] = {"n": n, **dict.fromkeys(("mean", "median", "iqm", "std", "ci95"))}
+    summary: dict[str, Any] = {"n": n, **dict.fromkeys(("mean", "median", "std", "ci95"))}
     if n:
         summary["mean"] = float(present.mean())
-        summary["median"] = float(present[(n - 1) // 2 : n // 2 + 1].mean())
-        summary["iqm"] = float(present[n // 4 : n - n // 4].mean())
+        summary["median"] = float(np.median(present))
     if n > 1:
         summary["std"] = float(present.std(ddof=1))
         summary["ci95"] = student_interval(summary, 0.95)
@@ -1230,141 +1233,95 @@ def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Itera
     yield from tqdm(runs, total=total, unit="run", dynamic_ncols=True)
 
 
-class Journal:
-    """The finished runs of a sweep, each on disk as soon as it is finished.
+Finished = dict[tuple[int, str], Run]  # by seed and model
 
-    A text file beside the results: a first line with what the runs depend on, then one line of
-    JSON a run. A line cut short by a crash is dropped when the journal is read.
+
+class Journal:
+    """The finished runs of sweeps, a line of JSON each, on disk as soon as the run is finished.
+
+    A line names all that its run depends on: sweeps that share a journal take their own runs from
+    it, and a line that was cut short or damaged is nobody's.
     """
 
     def __init__(self, results: Path, config: Config) -> None:
-        """The journal of one results file; nothing is read or written yet."""
+        """The journal beside a results file; nothing is read or written yet."""
         self.path = results.with_name(results.name + ".journal")
         self.identity = {
-            **{"schema": SCHEMA, "config": without_nan(asdict(config))},
-            **{"mnist_sha256": MNIST_SHA256, "software": software()},
+            **{"schema": SCHEMA, "mnist_sha256": MNIST_SHA256["train-images-idx3-ubyte"]},
+            "changes": changes(config),
         }
 
-    def read(self) -> list[Run]:
-        """The runs in it; `InputError` if they come from another configuration."""
-        rows = []
+    def read(self) -> Finished:
+        """This configuration's runs, with their records and seconds alone."""
+        runs = {}
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
-            with suppress(ValueError):  # cut short
-                rows.append(json.loads(line))
-        if rows:
-            self.check(rows[0])
-        return [Run(row["record"], row["schedule"], {}, row["seconds"]) for row in rows[1:]]
-
-    def check(self, first: dict[str, Any]) -> None:
-        """Raise `InputError`, naming the first field that differs, if this is another's journal."""
-        require("schema" in first, f"{self.path}: its first line is damaged; move it away")
-        for part in ("schema", "config", "mnist_sha256"):
-            here, there = (
-                {part: v} if part == "schema" else v or {}
-                for v in (self.identity[part], first.get(part))
-            )
-            for name in {**here, **there}:
-                require(
-                    here.get(name) == there.get(name),
-                    f"{self.path}: cannot resume, {name} is {there.get(name)!r} there and "
-                    f"{here.get(name)!r} here; give the same options, or another --out",
-                )
-        for name in ("python", "numpy"):
-            here, there = self.identity["software"][name], first.get("software", {}).get(name)
-            if here != there:
-                print(
-                    f"{self.path} is from {name} {there}, this is {here}: the last bits of what is "
-                    "added may differ",
-                    file=sys.stderr,
-                )
-
-    def start(self, runs: Sequence[Run]) -> None:
-        """Begin the file with these runs.
-
-        A journal that is in the way and has runs is kept as NAME.old, NAME.old2 and so on.
-        """
-        if self.path.exists() and not runs and self.path.read_bytes().count(b"\n") > 1:
-            names = (f"{self.path.name}.old{n if n > 1 else ''}" for n in count(1))
-            os.replace(
-                self.path, next(p for p in map(self.path.with_name, names) if not p.exists())
-            )
-        lines = [json.dumps(self.identity), *map(self.line, runs)]
-        write_or_stop(self.path, "".join(line + "\n" for line in lines).encode())
+            with suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                key = row["record"]["seed"], row["record"]["model"]
+                if row["identity"] == self.identity:
+                    runs[key] = Run(row["record"], [], {}, row["seconds"])
+        return runs
 
     def append(self, run: Run) -> None:
         """Add a run; on disk when this returns. Raises `Stopped` if it cannot be written."""
+        row = {"identity": self.identity, "record": run.record, "seconds": run.seconds}
         try:
-            with self.path.open("a") as file:
-                file.write(self.line(run) + "\n")
+            with self.path.open("ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a line was cut short; it stays alone
+                        file.write(b"\n")
+                file.write(json.dumps(without_nan(row)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise Stopped(f"{self.path} cannot be written ({error.strerror})") from None
 
-    @staticmethod
-    def line(run: Run) -> str:
-        """A run as a line of JSON."""
-        row = {"record": run.record, "schedule": run.schedule, "seconds": run.seconds}
-        return json.dumps(without_nan(row))
-
-
-Finished = dict[tuple[int, str], Run]  # by seed and model
-
 
 def run_sweep(
-    config: Config, activations: Sequence[Activation], seeds: range, options: argparse.Namespace
+    config: Config, activations: Sequence[Activation], seeds: range, options: SweepOptions
 ) -> dict[str, Any]:
     """Train every model at every seed that is not finished yet; the contents of results.json.
 
-    Writes the headline seed's snapshots and, for several seeds, a journal of finished runs.
-    Raises `Stopped`, also where a single seed diverges: a sweep counts such a run instead.
+    Writes the snapshots of the first seed, the headline, which is trained again when a sweep is
+    resumed, and a journal of finished runs if there are several seeds. Raises `Stopped`, also where
+    a single seed diverges: a sweep counts such a run instead.
     """
-    journal = Journal(options.out, config) if len(seeds) > 1 or options.resume else None
+    journal = Journal(options.out, config) if len(seeds) > 1 else None
     models = [activation.name for activation in activations]
     finished: Finished = {}
     if options.resume and journal:
-        finished = {(r.record["seed"], r.record["model"]): r for r in journal.read()}
         keep_damaged(options.out)
-        is_drawn = snapshots_are_of(options.snapshots, config, seeds[0], models)
-        if not is_drawn or any((seeds[0], model) not in finished for model in models):
-            for model in models:  # train the headline again, for its snapshots
-                finished.pop((seeds[0], model), None)
+        finished = journal.read()
+        if not options.quiet:
+            print(f"{len(finished)} runs of this sweep are in {journal.path}", file=sys.stderr)
+    headline = [(seeds[0], model) for model in models]
     missing = [
         (config, activation, seed, options.data_dir, None, seed == seeds[0])
         for seed in seeds
         for activation in activations
-        if (seed, activation.name) not in finished
+        if seed == seeds[0] or (seed, activation.name) not in finished
     ]
-    client = dask_client(options.dask) if options.dask and missing else None
-    if journal:
-        journal.start(list(finished.values()))
-    began = len(finished)
+    client = dask_client(options.dask) if options.dask else None
+    trained = 0
     try:
         runs = side_by_side(train_run, missing, options.jobs, client)
         for run in with_progress(runs, len(missing), options.quiet):
-            keep_run(run, finished, journal)
-            headline = {m: finished[seeds[0], m] for m in models if (seeds[0], m) in finished}
-            if run.snapshot and len(headline) == len(models):
-                save_snapshots(options.snapshots, config, seeds[0], headline)
+            seed, model = run.record["seed"], run.record["model"]
+            if journal:
+                journal.append(run)
+            elif run.record["status"] == "diverged":
+                failure = f"{label(model)}, seed {seed}: {run.record['failure']}"
+                raise Stopped(f"{failure}; try a lower --lr")
+            finished[seed, model] = run
+            trained += 1
     except (KeyboardInterrupt, Stopped) as error:
         raise type(error)(
-            f"{str(error) or 'stopped'}. {len(finished) - began} of {len(missing)} models finished;"
+            f"{str(error) or 'stopped'}. {trained} of {len(missing)} models finished;"
             + (f" {journal.path} has them, go on with --resume" if journal else " nothing written")
         ) from None
+    save_snapshots(options.snapshots, config, seeds[0], {m: finished[s, m] for s, m in headline})
     return sweep_results(config, models, seeds[0], finished, options.jobs)
-
-
-def keep_run(run: Run, finished: Finished, journal: Journal | None) -> None:
-    """Take a run into what is finished and into the journal; alone it must not have diverged."""
-    record = run.record
-    if record["status"] == "diverged" and not journal:
-        raise Stopped(
-            f"{label(record['model'])}, seed {record['seed']}: {record['failure']}; "
-            "try a lower --lr"
-        )
-    finished[record["seed"], record["model"]] = run
-    if journal:
-        journal.append(run)
 
 
 def keep_damaged(path: Path) -> None:
@@ -1534,18 +1491,6 @@ def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) 
     write_or_stop(path, buffer.getvalue())
 
 
-def snapshots_are_of(path: Path, config: Config, seed: int, models: Sequence[str]) -> bool:
-    """True if a snapshot file is of this configuration, seed and models."""
-    import zipfile
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = [str(file["config"]), int(file["seed"]), [str(m) for m in file["models"]]]
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
-        return False
-    return content == [json.dumps(asdict(config)), seed, list(models)]
-
-
 def print_report(results: dict[str, Any]) -> None:
     """Epochs and headline of the first seed; for several seeds, what they show together."""
     seed = results["headline"]["seed"]
@@ -1615,7 +1560,7 @@ def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
 
 def print_aggregate(totals: dict[str, Any]) -> None:
     """Mean, spread and interval of each model's forgetting, then each pair with its verdict."""
-    print("\nForgetting    runs     mean      std   95 % interval       median     IQM")
+    print("\nForgetting    runs     mean      std   95 % interval       median")
     for model, values in totals["models"].items():
         forgetting = values["forgetting"]
         if forgetting["ci95"] is not None:
@@ -1623,7 +1568,6 @@ def print_aggregate(totals: dict[str, Any]) -> None:
             print(
                 f"{label(model):12}{forgetting['n']:6}{forgetting['mean']:9.4f}"
                 f"{forgetting['std']:9.4f}   {interval:18}{forgetting['median']:8.4f}"
-                f"{forgetting['iqm']:8.4f}"
             )
         for status in STATUSES[1:]:
             if values[status]:
@@ -1684,67 +1628,41 @@ Then python3 visualize_compete_to_compute.py draws what --snapshots holds.
 """
 
 
-def add_run_options(run: Callable[..., Any]) -> None:
-    """The options that change no run's result; `run` adds one to the parser."""
-    run("--seed", type=int, default=0, metavar="N", help="first seed, the headline (default 0)")
-    run("--n-seeds", type=int, default=1, metavar="N", help="how many seeds on end (default 1)")
-    run(
-        "--activations",
+@dataclass(frozen=True)
+class SweepOptions:
+    """What the command line says beside `Config`: nothing here changes the result of a run."""
+
+    seed: int = option(0, "first seed, the headline", COUNT)
+    n_seeds: int = option(1, "how many seeds on end", POSITIVE_COUNT)
+    activations: tuple[str, ...] = option(
+        ("relu", "lwta"),
+        f"the models to compare, of {', '.join(ACTIVATIONS)}",
         nargs="+",
         choices=list(ACTIVATIONS),
-        default=["relu", "lwta"],
         metavar="MODEL",
-        help=f"the models to compare, of {', '.join(ACTIVATIONS)} (default relu lwta)",
     )
-    run(
-        "--jobs",
-        type=int,
-        default=available_cores(),
-        metavar="N",
-        help="models trained side by side (default: the cores)",
-    )
-    run(
-        "--data-dir",
+    jobs: int = option(available_cores(), "models trained side by side", POSITIVE_COUNT)
+    data_dir: str | None = option(
+        None,
+        "folder of the four MNIST files (default: $MNIST_DIR, else fetched once and cached)",
         metavar="DIR",
-        help="folder of the four MNIST files (default: $MNIST_DIR, else fetched once and cached)",
     )
-    run(
-        "--out",
-        type=Path,
-        default=Path("results.json"),
-        metavar="FILE",
-        help="results (default results.json)",
-    )
-    run(
-        "--snapshots",
-        type=Path,
-        default=Path("viz/snapshots.npz"),
-        metavar="FILE",
-        help="what the plots need (default viz/snapshots.npz)",
-    )
-    run(
-        "--dask",
+    out: Path = option("results.json", "results", type=Path, metavar="FILE")
+    snapshots: Path = option("viz/snapshots.npz", "what the plots need", type=Path, metavar="FILE")
+    dask: str | None = option(
+        None,
+        "train on the Dask cluster with this scheduler, for example tcp://host:8786",
         metavar="ADDRESS",
-        help="train on the Dask cluster with this scheduler, for example tcp://host:8786",
     )
-    run(
-        "--resume",
-        action="store_true",
-        help="keep what the journal of an earlier run into --out has, train what is missing",
+    resume: bool = option(
+        False, "keep what the journal of an earlier run into --out has, train what is missing"
     )
-    run("--quiet", action="store_true", help="print errors only")
+    quiet: bool = option(False, "print errors only")
 
 
-def command_line() -> argparse.ArgumentParser:
-    """The options of the run, then every field of `Config`."""
-    parser = OneLineParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_run_options(parser.add_argument_group("the run").add_argument)
-    experiment = parser.add_argument_group("the experiment")
-    for item in fields(Config):
+def add_options(group: Any, options: type[Config] | type[SweepOptions]) -> None:
+    """Give a parser's group an option for each field."""
+    for item in fields(options):
         keywords = dict(item.metadata["argparse"])
         description = item.metadata["help"]
         if isinstance(item.default, bool):
@@ -1755,26 +1673,33 @@ def command_line() -> argparse.ArgumentParser:
             if not isinstance(item.default, tuple | str):
                 keywords["type"] = type(item.default)
                 keywords.setdefault("metavar", "X" if isinstance(item.default, float) else "N")
-        experiment.add_argument(flag(item.name), default=item.default, help=description, **keywords)
-    return parser
+        group.add_argument(flag(item.name), default=item.default, help=description, **keywords)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiment; the exit status."""
-    options = command_line().parse_args(arguments)
-    if options.dask and __name__ == "__main__":
+    parser = OneLineParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser.add_argument_group("the run"), SweepOptions)
+    add_options(parser.add_argument_group("the experiment"), Config)
+    given = vars(parser.parse_args(arguments))
+    if given["dask"] and __name__ == "__main__":
         # Again as a module of its own name, since what is sent to workers must be importable
         # there. This does not return.
         import compete_to_compute
 
         compete_to_compute.run_script(partial(compete_to_compute.main, arguments))
-    values = {item.name: getattr(options, item.name) for item in fields(Config)}
-    config = Config(**{**values, "tasks": tuple(values["tasks"])})
+    options, config = (
+        kind(**{item.name: given[item.name] for item in fields(kind)})
+        for kind in (SweepOptions, Config)
+    )
+    config = replace(config, tasks=tuple(config.tasks))
     activations = [ACTIVATIONS[name] for name in dict.fromkeys(options.activations)]
+    check_limits(options)
     check_config(config, activations)
-    for name, least in (("seed", 0), ("n_seeds", 1), ("jobs", 1)):
-        value = getattr(options, name)
-        require(value >= least, f"{flag(name)} must be {least} or more, not {value}")
     require(options.seed + options.n_seeds <= 1 << 32, "--seed: seeds must be below 4294967296")
     require(
         os.path.realpath(options.out) != os.path.realpath(options.snapshots),

@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import compete_to_compute
-from compete_to_compute import InputError, main
+from compete_to_compute import main
 
 SCRIPT = Path(compete_to_compute.__file__)
 TINY = "--hidden 2 --depth 1 --train-per-class 20 --test-per-task 50 --epochs 1 --k 1".split()
@@ -47,8 +46,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_sweep_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    expected = sweep(undisturbed, 60)
-    command = [sys.executable, str(SCRIPT), *options(killed, "--n-seeds", "60", "--resume")]
+    expected = sweep(undisturbed, 40)
+    command = [sys.executable, str(SCRIPT), *options(killed, "--n-seeds", "40", "--resume")]
     journal = killed / "r.json.journal"
     moments = random.Random(0)
     sizes = []
@@ -56,7 +55,7 @@ def test_a_sweep_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: P
     def finished() -> int:
         return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
-    while len(sizes) < 8:
+    while len(sizes) < 6:
         enough = finished() + moments.randrange(20)
         # Every other time without worker processes, which are half of what starting takes.
         process = subprocess.Popen([*command, "--jobs", str(1 + len(sizes) % 2)])
@@ -68,7 +67,7 @@ def test_a_sweep_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: P
             journal.unlink()
         else:
             sizes.append(finished())
-    assert len(set(sizes)) > 3, "the kills did not hit the sweep at different moments"
+    assert len(set(sizes)) > 2, "the kills did not hit the sweep at different moments"
     assert subprocess.run(command).returncode == 0
     assert results(killed) == expected
     assert (killed / "s.npz").read_bytes() == (undisturbed / "s.npz").read_bytes()
@@ -113,7 +112,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
     stopped = run_program(program, *options(full, "--n-seeds", "60", "--jobs", "1"))
     assert stopped.returncode == 1
     assert "r.json.journal cannot be written" in stopped.stderr
-    assert {*contents(full)} == {"r.json.journal", "s.npz"}
+    assert {*contents(full)} == {"r.json.journal"}
     assert contents(full)["r.json.journal"].count(b"\n") > 20
     assert sweep(full, 60, "--resume") == expected
 
@@ -134,63 +133,33 @@ def test_a_worker_that_dies_stops_the_sweep_with_one_line(tmp_path: Path) -> Non
 # --- Resuming -----------------------------------------------------------------------------------
 
 
-def test_resuming_trains_only_what_is_missing_and_drops_nothing(
+def test_resuming_trains_the_headline_and_what_is_missing_and_drops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = sweep(tmp_path / "complete", 4)
-    first = sweep(tmp_path, 2)
-    assert first != expected
+    assert sweep(tmp_path, 2) != expected
     (tmp_path / "r.json").unlink()  # the journal alone must do
+    (tmp_path / "s.npz").write_bytes(b"")
+    trained: list[int] = []
+    original = compete_to_compute.train_model
+
+    def watched(*arguments: Any) -> Any:
+        trained.append(arguments[2])
+        return original(*arguments)
+
+    monkeypatch.setattr(compete_to_compute, "train_model", watched)
     assert sweep(tmp_path, 4, "--resume") == expected
-    monkeypatch.setattr(compete_to_compute, "train_model", None)
-    assert sweep(tmp_path, 4, "--resume") == expected
+    assert trained == [0, 0, 2, 2, 3, 3]
+    assert (tmp_path / "s.npz").read_bytes() == (tmp_path / "complete" / "s.npz").read_bytes()
     assert sweep(tmp_path, 2, "--resume") == expected, "fewer seeds must not drop finished ones"
 
 
-def test_a_headline_without_its_snapshots_is_trained_again(tmp_path: Path) -> None:
-    expected = sweep(tmp_path, 2)
-    drawn = (tmp_path / "s.npz").read_bytes()
-    for damage in (b"", drawn[:5000]):
-        (tmp_path / "s.npz").write_bytes(damage)
-        assert sweep(tmp_path, 2, "--resume") == expected
-        assert (tmp_path / "s.npz").read_bytes() == drawn
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the first line of a journal."""
-    first, rest = path.read_text().split("\n", 1)
-    identity = json.loads(first)
-    change(identity)
-    path.write_text(f"{json.dumps(identity)}\n{rest}")
-
-
-@pytest.mark.parametrize(
-    ("change", "more", "named"),
-    [
-        (lambda identity: None, ["--lr", "0.01"], r"lr is 0\.05 there and 0\.01 here"),
-        (lambda identity: identity.update(schema=0), [], "schema is 0 there"),
-        (lambda identity: identity["mnist_sha256"].update(a="0"), [], "a is '0' there"),
-        (lambda identity: identity.clear(), [], "its first line is damaged"),
-    ],
-)
-def test_resuming_something_else_is_refused_and_names_it(
-    change: Callable[[dict[str, Any]], Any], more: list[str], named: str, tmp_path: Path
-) -> None:
-    sweep(tmp_path, 2)
-    edit(tmp_path / "r.json.journal", change)
-    before = contents(tmp_path)
-    with pytest.raises(InputError, match=named):
-        sweep(tmp_path, 2, "--resume", *more)
-    assert contents(tmp_path) == before
-
-
-def test_resuming_with_another_numpy_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert len(sweep(tmp_path, 1, "--resume")["per_seed"]) == 2  # there was nothing to resume
-    edit(tmp_path / "r.json.journal", lambda identity: identity["software"].update(numpy="1.0"))
-    assert len(sweep(tmp_path, 2, "--resume")["per_seed"]) == 4
-    assert "is from numpy 1.0" in capsys.readouterr().err
+def test_sweeps_that_share_a_journal_take_their_own_runs_from_it(tmp_path: Path) -> None:
+    expected = {lr: sweep(tmp_path / lr, 3, "--lr", lr) for lr in ("0.05", "0.01")}
+    shared = [(tmp_path / lr / "r.json.journal").read_bytes() for lr in expected]
+    (tmp_path / "r.json.journal").write_bytes(b"".join(shared))
+    for lr in expected:
+        assert sweep(tmp_path, 3, "--resume", "--lr", lr) == expected[lr]
 
 
 @pytest.mark.parametrize("damage", ["cut short", '{"a": 1}', "[]", "3"])
@@ -206,20 +175,15 @@ def test_a_results_file_that_is_damaged_or_not_ours_is_kept_aside(
     assert "r.json.damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [b"\xff\xfe{\n", b'{"record": {"seed"\n', b""])
+@pytest.mark.parametrize(
+    "damage", [b"\xff\xfe{\n", b'{"record": {"seed"\n', b"", b"null\n", b'{"record": null}\n']
+)
 def test_a_journal_with_a_damaged_line_loses_that_line_alone(damage: bytes, tmp_path: Path) -> None:
     expected = sweep(tmp_path, 3)
     journal = tmp_path / "r.json.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:4], damage, *lines[5:-1], lines[-1][:-20]]))
+    journal.write_bytes(b"".join([*lines[:3], damage, *lines[4:-1], lines[-1][:-20]]))
     assert sweep(tmp_path, 3, "--resume") == expected
-
-
-def test_a_fresh_sweep_keeps_the_journal_that_was_in_its_way(tmp_path: Path) -> None:
-    sweep(tmp_path, 2)
-    first = (tmp_path / "r.json.journal").read_bytes()
-    sweep(tmp_path, 3)
-    second = (tmp_path / "r.json.journal").read_bytes()
-    sweep(tmp_path, 2)
-    assert (tmp_path / "r.json.journal.old").read_bytes() == first
-    assert (tmp_path / "r.json.journal.old2").read_bytes() == second
+    added = journal.read_bytes().splitlines()[len(lines) - (damage == b"") :]
+    assert len(added) == 4, "the headline, the damaged line and the one cut short"
+    assert all(json.loads(line) for line in added)
