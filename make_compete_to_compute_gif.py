@@ -45,7 +45,7 @@ def draw_frame(snapshots: Snapshots, update: int) -> np.ndarray:
     axes.set_xlim(-0.02 * last, 1.02 * last)
     axes.grid(alpha=0.2)
     begun = sorted({int(run.task[run.update <= update][-1]) for run in snapshots.runs})
-    learned = " and ".join(f"Task {n} ({snapshots.tasks[n - 1]})" for n in begun if n)
+    learned = " and ".join(f"Task {n} ({snapshots.config['tasks'][n - 1]})" for n in begun if n)
     if snapshots.config["joint"] and learned:
         learned = "all tasks at once"
     doing = f"learning {learned}" if learned else "before training"
@@ -60,12 +60,8 @@ def draw_frame(snapshots: Snapshots, update: int) -> np.ndarray:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the animation; the exit status."""
     parser = snapshots_parser("Animate the test accuracies of a saved run.")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the animation (default: compete_to_compute.gif; for --snapshots NAME.npz, NAME.gif)",
-    )
+    usual = "the animation (default: compete_to_compute.gif; for --snapshots NAME.npz, NAME.gif)"
+    parser.add_argument("--out", type=Path, help=usual)
     options = parser.parse_args(arguments)
     snapshots = load_snapshots(options.snapshots)
     out = options.out or Path("compete_to_compute.gif")

@@ -20,8 +20,10 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+import textwrap
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,17 +39,13 @@ from PIL import Image
 
 from compete_to_compute import (
     PIXELS,
-    STATUSES,
     Config,
     InputError,
     OneLineParser,
-    caveats,
     check_writable,
-    flag,
-    headline_rows,
     label,
+    print_report,
     run_script,
-    sequential_metrics,
     write_or_stop,
 )
 
@@ -88,11 +86,6 @@ class SavedRun:
         """The updates after which a next task began, in ascending order."""
         return self.update[:-1][(np.diff(self.task) > 0) & (self.task[:-1] > 0)]
 
-    @property
-    def accuracy_matrix(self) -> np.ndarray:
-        """Accuracy before any training and at the end of each task, (tasks + 1, tasks)."""
-        return self.accuracy[[*np.flatnonzero(np.diff(self.task)), -1]]
-
 
 @dataclass(frozen=True)
 class Snapshots:
@@ -100,7 +93,6 @@ class Snapshots:
 
     config: dict[str, Any]
     seed: int
-    tasks: list[str]
     W1_init: np.ndarray
     runs: list[SavedRun]
 
@@ -110,109 +102,73 @@ def load_snapshots(path: Path) -> Snapshots:
     first = "run compete_to_compute.py first, or name the file with --snapshots"
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = dict(file)
+        config = json.loads(str(arrays["config"]))
+        tasks = len(config["tasks"])
+        begun = range(2 if config["joint"] else tasks + 1)
     except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
-        reason = getattr(error, "strerror", None) or "damaged or not a snapshot file"
+        reason = getattr(error, "strerror", None) or f"damaged, or no snapshots ({error!r})"
         raise InputError(f"{path}: {reason}; {first}") from None
-
-    lengths = {"pixels": PIXELS}
+    lengths = {"pixels": PIXELS, "tasks": tasks}
 
     def take(name: str, kind: str, axes: str = "") -> np.ndarray:
         """An array, checked; an axis whose length is not known yet enters `lengths`."""
-        if name not in arrays:
-            raise InputError(f"{path}: {name} is missing; {first}")
-        value, counted = arrays[name], axes.split()
-        if value.dtype.kind != kind or value.ndim != len(counted) or not value.size:
-            raise InputError(f"{path}: {name} is {value.dtype} {value.shape}; {first}")
-        for axis, length in zip(counted, value.shape, strict=True):
-            if lengths.setdefault(axis, length) != length:
-                raise InputError(f"{path}: {name} has {length} {axis}, not {lengths[axis]}")
+        value, counted = arrays.get(name, np.empty(0)), axes.split()
+        is_right = value.size and (value.dtype.kind, value.ndim) == (kind, len(counted))
+        for axis, length in zip(counted, value.shape, strict=False):
+            is_right = is_right and lengths.setdefault(axis, length) == length
+        if not is_right:
+            raise InputError(f"{path}: {name} is missing or not what a run saves; {first}")
         return value
 
-    tasks = [str(digits) for digits in take("tasks", "U", "tasks")]
     initial = take("W1_init", "f", "pixels pictured")
-    try:
-        config = json.loads(str(take("config", "U")))
-        last = 1 if config["joint"] else len(tasks)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: config: {error!r}; {first}") from None
     runs = []
     for model in map(str, take("models", "U", "models")):
         lengths.pop("evaluations", None)  # of which models may have different numbers
         saved = (take(f"{item.name}_{model}", **item.metadata) for item in fields(SavedRun)[1:])
         run = SavedRun(model, *saved)
         finite = all(np.isfinite(a).all() for a in (initial, run.W1, run.accuracy, run.active))
-        if not finite or run.task[-1] < last or not run.active[-1].any():  # no last checkpoint
-            raise InputError(f"{path}: {model} diverged at this seed; draw another run")
-        if not np.array_equal(np.unique(run.task), np.arange(last + 1)):
-            raise InputError(f"{path}: task_{model} is not from 0 to {last} in turn; {first}")
+        if not (finite and run.active[-1].any() and np.array_equal(np.unique(run.task), begun)):
+            reason = f"{model} diverged at this seed, or its arrays do not reach the last task"
+            raise InputError(f"{path}: {reason}; draw another run")
         runs.append(run)
-    return Snapshots(config, int(take("seed", "i")), tasks, initial, runs)
+    return Snapshots(config, int(take("seed", "i")), initial, runs)
 
 
-NUMBER = (int, float)
-# Fields of an estimate and of a pair in results.json, and their columns on the page.
-ESTIMATE = {"mean": "mean", "ci95": "95 % interval", "std": "std", "median": "median", "iqm": "IQM"}
-PAIR = {
-    **{"verdict": "verdict", "p": "p", "p_adjusted": "adjusted p"},
-    **{"losses": "first forgets less", "wins": "second forgets less", "ties": "ties"},
-    "smallest_detectable": "could have shown",
-}
-SUMMARY = {"n": int, **{f"{name}?": NUMBER for name in ESTIMATE}, "ci95?": [NUMBER, NUMBER]}
-# What is read in results.json: types, [items of one type] or [each item], and the fields of an
-# object, where `str` is any name and "?" marks a field that may be null.
-RESULTS = {
-    "config": {"tasks": [str]},
-    "environment": dict,
-    "per_seed": [
-        {
-            **{"seed": int, "model": str, "forgetting?": NUMBER},
-            **{"status": str, "failure?": str, "target_reached?": list},
-        }
-    ],
-    "aggregate": {
-        "models": {str: {"forgetting": SUMMARY, **dict.fromkeys(STATUSES, int)}},
-        "pairs": [
-            {
-                **{"first": str, "second": str, "failed": {str: int}, "difference": SUMMARY},
-                **{"at_chance?": SUMMARY, **dict.fromkeys(PAIR, object)},
-            }
-        ],
-    },
-}
-
-
-def check_fields(value: Any, expected: Any, name: str) -> None:
-    """Raise ValueError, with the field's name, where a value is not as `RESULTS` describes it."""
-    if not isinstance(value, type(expected) if isinstance(expected, dict | list) else expected):
-        raise ValueError(f"{name} is not what a run writes")
-    if isinstance(expected, list):
-        if len(expected) not in (1, len(value)):
-            raise ValueError(f"{name} has {len(value)} items, not {len(expected)}")
-        for number, item in enumerate(value):
-            check_fields(item, expected[0], f"{name}[{number}]")
-    elif isinstance(expected, dict):
-        for key in value if str in expected else expected:
-            item = key.rstrip("?")
-            if item not in value:
-                raise ValueError(f"{name}.{item} is missing")
-            if value[item] is not None or item == key:
-                check_fields(value[item], expected.get(str, expected.get(key)), f"{name}.{item}")
+# What is drawn from results.json; the rest of what is read in it is printed.
+RUN = {"seed": int, "model": str, "status": str, "forgetting": float | None}
+ESTIMATE = {"mean": float | None, "ci95": list | None}
+PAIR = {"first": str, "second": str, "verdict": str | None}
 
 
 def load_results(path: Path) -> dict[str, Any] | None:
-    """results.json, or None where there is none; `InputError` names what is wrong in it."""
+    """results.json, and as `printed` what the run said; None where there is no such file.
+
+    `InputError` names what is missing, or is not of the type that is drawn.
+    """
+    printed = io.StringIO()
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        check_fields(results, RESULTS, "results")
+        models = results["aggregate"]["models"].items()
+        for name, row, kinds in (
+            *((f"per_seed[{i}]", row, RUN) for i, row in enumerate(results["per_seed"])),
+            *((f"pairs[{i}]", row, PAIR) for i, row in enumerate(results["aggregate"]["pairs"])),
+            *((f"{model}.forgetting", row["forgetting"], ESTIMATE) for model, row in models),
+        ):
+            for key, kind in kinds.items():
+                if not isinstance(row[key], kind):
+                    raise TypeError(f"{name}.{key} is {row[key]!r}")
+        results["environment"].pop("mnist_sha256", None)
+        with redirect_stdout(printed):
+            print_report(results)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a results file ({error}); run the sweep again") from None
-    return results
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: not a results file ({error!r}); run the sweep again") from None
+    return {**results, "printed": printed.getvalue()}
 
 
-# --- Numbers for what people see in the figures ---------------------------------------------------
+# --- Figures --------------------------------------------------------------------------------------
 
 
 def segregation(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -238,18 +194,12 @@ def field_spread(weights: np.ndarray) -> np.ndarray:
     The root mean square distance from its centre, both weighted by the squared weights: 11.4 for
     energy spread evenly over the image, smaller for a localised field.
     """
-    energy = weights.reshape(SIDE, SIDE, -1) ** 2
-    energy = energy / energy.sum(axis=(0, 1))
-    grid = np.arange(float(SIDE))
-    variance = np.zeros(weights.shape[1])
-    for axis in (0, 1):
-        profile = energy.sum(axis=1 - axis)
-        centre = grid @ profile
-        variance += ((grid[:, None] - centre) ** 2 * profile).sum(axis=0)
-    return np.sqrt(variance)
+    energy = np.square(weights, dtype=float)
+    energy /= energy.sum(axis=0)
+    grid = np.indices((SIDE, SIDE)).reshape(2, PIXELS, 1)
+    centre = (grid * energy).sum(axis=1, keepdims=True)
+    return np.sqrt(((grid - centre) ** 2 * energy).sum(axis=(0, 1)))
 
-
-# --- Figures --------------------------------------------------------------------------------------
 
 LEGEND_BELOW = {"loc": "outside lower center", "ncols": 2, "frameon": False}
 
@@ -262,17 +212,14 @@ def mark_switches(axes: Axes, snapshots: Snapshots) -> None:
 
 def draw_curves(axes: Axes, snapshots: Snapshots, until: float = np.inf) -> None:
     """Test accuracy of each model on the first and the last task, up to an update."""
+    tasks = snapshots.config["tasks"]
     for run in snapshots.runs:
         past = run.update <= until
-        for task in sorted({0, len(snapshots.tasks) - 1}):
-            axes.plot(
-                run.update[past],
-                run.accuracy[past, task],
-                "--o" if task else "-o",
-                color=colour(run.model),
-                markersize=3,
-                label=f"{label(run.model)}, Task {task + 1} ({snapshots.tasks[task]})",
-            )
+        for task in sorted({0, len(tasks) - 1}):
+            name = f"{label(run.model)}, Task {task + 1} ({tasks[task]})"
+            style = {"color": colour(run.model), "markersize": 3, "label": name}
+            marks = "--o" if task else "-o"
+            axes.plot(run.update[past], run.accuracy[past, task], marks, **style)
     axes.set(xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     mark_switches(axes, snapshots)
 
@@ -284,10 +231,10 @@ def draw_task_1_later(axes: Axes, snapshots: Snapshots) -> None:
         update, accuracy, ink = run.update[later], run.accuracy[later, 0], colour(run.model)
         axes.plot(update, accuracy, "-o", color=ink, markersize=4)
         axes.axhline(accuracy[0], color=ink, linewidth=0.8, linestyle=(0, (1, 3)))
-        beside = {"xytext": (6, 0), "textcoords": "offset points", "color": ink}
-        beside["va"] = "bottom" if rank else "top"  # ends that are close together stay readable
-        end = (update[-1], accuracy[-1])
-        axes.annotate(f"{label(run.model)} {accuracy[-1]:.3f}", end, **beside)
+        # Ends that are close together stay readable.
+        beside = {"textcoords": "offset points", "color": ink, "va": "bottom" if rank else "top"}
+        text, end = f"{label(run.model)} {accuracy[-1]:.3f}", (update[-1], accuracy[-1])
+        axes.annotate(text, end, (6, 0), **beside)
     axes.set(xlabel="updates", ylabel="test accuracy on Task 1")
     axes.set_title("Task 1 after the switch", fontsize=11)
     axes.margins(y=0.08)
@@ -299,13 +246,13 @@ def draw_task_1_later(axes: Axes, snapshots: Snapshots) -> None:
 def training_curves(snapshots: Snapshots) -> Figure:
     """Both tasks through training, and the first task alone from the first switch on."""
     in_turn = len(snapshots.runs[0].switches) > 0
-    figure = plt.figure(figsize=(WIDTH, 4.4), layout="constrained")
-    panels = figure.subplots(1, 1 + in_turn, squeeze=False)[0]
-    draw_curves(panels[0], snapshots)
-    panels[0].set_title("All of the training", fontsize=11)
-    if in_turn:
-        draw_task_1_later(panels[1], snapshots)
-    figure.legend(*panels[0].get_legend_handles_labels(), **LEGEND_BELOW)
+    usual = {"figsize": (WIDTH, 4.4), "layout": "constrained"}
+    figure, ((axes, *more),) = plt.subplots(1, 1 + in_turn, squeeze=False, **usual)
+    draw_curves(axes, snapshots)
+    axes.set_title("All of the training", fontsize=11)
+    for beside in more:
+        draw_task_1_later(beside, snapshots)
+    figure.legend(*axes.get_legend_handles_labels(), **LEGEND_BELOW)
     figure.suptitle(f"Training at seed {snapshots.seed}; dotted: a switch of task")
     return figure
 
@@ -314,7 +261,9 @@ def forgetting_bar(snapshots: Snapshots) -> Figure:
     """Task 1 accuracy right after Task 1 and at the end, with the drop."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     places, inks = range(len(snapshots.runs)), [colour(run.model) for run in snapshots.runs]
-    before, after = np.array([run.accuracy_matrix[[1, -1], 0] for run in snapshots.runs]).T
+    before, after = np.array(
+        [run.accuracy[[(run.task < 2).sum() - 1, -1], 0] for run in snapshots.runs]
+    ).T
     for offset, heights, alpha in ((-0.2, before, 1), (0.2, after, 0.45)):
         bars = axes.bar(np.add(places, offset), heights, 0.38, color=inks, alpha=alpha)
         axes.bar_label(bars, fmt="%.3f", padding=2)
@@ -334,12 +283,11 @@ def receptive_fields(snapshots: Snapshots, run: SavedRun) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(10, 6.2), layout="constrained")
     drawn = {"weights after training": run.W1, "what training changed": change}
     for axes, (title, weights) in zip(panels, drawn.items(), strict=True):
-        tiles = np.full((10, SIDE + 1, 10, SIDE + 1), np.nan)
-        for unit, incoming in enumerate(weights.T):
-            tiles[unit // 10, :SIDE, unit % 10, :SIDE] = incoming.reshape(SIDE, SIDE)
-        picture = tiles.reshape(10 * (SIDE + 1), -1)[:-1, :-1]
+        tiles = np.full((100, SIDE + 1, SIDE + 1), np.nan)
+        tiles[: weights.shape[1], :SIDE, :SIDE] = weights.T.reshape(-1, SIDE, SIDE)
+        grid = np.block([[*row] for row in tiles.reshape(10, 10, SIDE + 1, -1)])[:-1, :-1]
         limit = np.abs(weights).max()
-        image = axes.imshow(picture, levels, vmin=-limit, vmax=limit, interpolation="nearest")
+        image = axes.imshow(grid, levels, vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set_axis_off()
         spread = field_spread(weights).mean()
         axes.set_title(f"{title}\nspread {spread:.2f} pixels (even: 11.42)", fontsize=14)
@@ -393,30 +341,32 @@ def winner_frequency(snapshots: Snapshots) -> Figure:
 
 def seeds_figure(results: dict[str, Any]) -> Figure | None:
     """Each seed's forgetting, joined across models, with mean and interval; None for one seed."""
-    summaries = {m: values["forgetting"] for m, values in results["aggregate"]["models"].items()}
-    lost: dict[int, dict[str, float]] = {}
-    for row in results["per_seed"]:
-        if row["status"] == "ok" and row["forgetting"] is not None:
-            lost.setdefault(row["seed"], {})[row["model"]] = row["forgetting"]
-    if len(lost) < 2:
+    models = results["aggregate"]["models"]
+    lost = {
+        (row["seed"], row["model"]): row["forgetting"]
+        for row in results["per_seed"]
+        if row["status"] == "ok" and row["forgetting"] is not None
+    }
+    seeds = sorted({seed for seed, _ in lost})
+    if len(seeds) < 2:
         return None
     figure, axes = plt.subplots(figsize=(WIDTH, 4.6), layout="constrained")
-    for values in lost.values():
-        present = [(x, values[model]) for x, model in enumerate(summaries) if model in values]
-        axes.plot(*zip(*present, strict=True), "-", color="0.75", linewidth=0.8)
-    for x, (model, summary) in enumerate(summaries.items()):
-        ys, ink = [v[model] for v in lost.values() if model in v], colour(model)
-        axes.plot([x] * len(ys), ys, "o", color=ink, markersize=4, alpha=0.6)
+    # A row a seed; what is missing becomes not-a-number.
+    values = np.array([[lost.get((seed, model)) for model in models] for seed in seeds], float)
+    axes.plot(values.T, "-", color="0.75", linewidth=0.8)
+    for x, (model, row) in enumerate(models.items()):
+        summary, ink = row["forgetting"], colour(model)
+        axes.plot([x] * len(seeds), values[:, x], "o", color=ink, markersize=4, alpha=0.6)
         if summary["ci95"] is not None:
             side = x + 0.22 if x else x - 0.22
             axes.plot([side, side], summary["ci95"], "-", color=ink, linewidth=2.5)
             axes.plot([side], [summary["mean"]], "D", color=ink, markersize=8)
     axes.axhline(0, color="0.35", linewidth=0.8)
-    axes.set_xticks(range(len(summaries)), [label(model) for model in summaries])
-    axes.set_xlim(-0.6, len(summaries) - 0.4)
+    axes.set_xticks(range(len(models)), map(label, models))
     several = len(results["config"]["tasks"]) > 2
-    axes.set_ylabel("forgetting, " + ("mean over tasks" if several else "Task 1 accuracy lost"))
-    lines = [f"{len(lost)} seeds; a line is a seed, diamonds are means, bars 95 % intervals"]
+    lost_in = "mean over tasks" if several else "Task 1 accuracy lost"
+    axes.set(xlim=(-0.6, len(models) - 0.4), ylabel=f"forgetting, {lost_in}")
+    lines = [f"{len(seeds)} seeds; a line is a seed, diamonds are means, bars 95 % intervals"]
     for pair in results["aggregate"]["pairs"]:
         if pair["verdict"]:
             names = f"{label(pair['first'])} against {label(pair['second'])}"
@@ -428,8 +378,7 @@ def seeds_figure(results: dict[str, Any]) -> Figure | None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, all of it or nothing."""
     buffer = io.BytesIO()
-    # Level 4 is quicker than the usual 6, for files that are little larger.
-    figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 4})
+    figure.savefig(buffer, dpi=DPI)
     plt.close(figure)
     write_or_stop(path, buffer.getvalue())
     print(f"Wrote {path}")
@@ -437,7 +386,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 # --- The page of --html ---------------------------------------------------------------------------
 
-LARGEST_PAGE = 1_500_000  # bytes
+COLOURS_ON_PAGE = 128  # of each image, so that the page stays below 1.5 MB
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
@@ -446,47 +395,20 @@ PAGE = """<!DOCTYPE html>
 <title>Compete to Compute</title>
 <style>
 :root { color-scheme: light dark; }
-body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 50rem; overflow-wrap: break-word;
+body { margin: 0 auto; padding: 1rem; max-width: 50rem; overflow-wrap: break-word;
   font: 1rem/1.55 system-ui, sans-serif; -webkit-text-size-adjust: 100%; }
-h2 { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid gray; }
 img { display: block; max-width: 100%; height: auto; margin: 1.5rem auto; background: white; }
-pre, table { display: block; overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+pre, table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid gray; }
 </style>
 </head><body>
 <h1>Compete to Compute</h1>
-<p>Networks that differ in the hidden activation learn one task after another. Forgetting is the
-test accuracy on the first task before the later training minus the same after it.</p>
+<p>Networks that differ in the hidden activation learn one task after another. Forgetting is test
+accuracy on the first task before the later training minus after it. Luck moves it by hundredths:
+one seed shows no effect.</p>
 <nav aria-label="Contents">CONTENTS</nav>
 <main>BODY</main></body></html>
 """
-
-
-def cell(value: Any, digits: str = "") -> str:
-    """A value in a table; `digits` are for floats, and make an interval of a list."""
-    if value is None or isinstance(value, bool):
-        return {None: "-", True: "yes", False: "no"}[value]
-    if isinstance(value, list | tuple):
-        return (" to " if digits else " ").join(cell(item, digits) for item in value)
-    return html.escape(format(value, digits if isinstance(value, float) else ""), quote=False)
-
-
-def table(heads: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *([cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def record_of(run: SavedRun, row: dict[str, Any]) -> dict[str, Any]:
-    """What `per_seed` says of a saved run; only its row, which may be empty, knows of a failure."""
-    matrix = run.accuracy_matrix
-    return {
-        **{"model": run.model, "status": "ok", "failure": None, "target_reached": None, **row},
-        "accuracy_matrix": matrix.tolist(),
-        "forgetting": sequential_metrics(matrix).get("forgetting"),
-        "average_accuracy": float(matrix[-1].mean()),
-    }
 
 
 def picture(figure: Figure, path: Path) -> str:
@@ -497,82 +419,27 @@ def picture(figure: Figure, path: Path) -> str:
     return f"![{alternative}](<{path.resolve().as_posix()}>)"
 
 
-def seeds_report(totals: dict[str, Any]) -> list[str]:
-    """What all seeds show, in Markdown: the verdicts, then means with their intervals."""
-    verdicts, estimates = [], []
-    for model, values in totals["models"].items():
-        failed = sum(values[status] for status in STATUSES[1:])
-        estimates.append((label(model), failed, values["forgetting"], ""))
-    for pair in totals["pairs"]:
-        first, second = label(pair["first"]), label(pair["second"])
-        verdicts.append([f"{first}, {second}", *(cell(pair[name], ".2g") for name in PAIR)])
-        minus, failed = f"{first} minus {second}", sum(pair["failed"].values())
-        estimates.append((minus, failed, pair["difference"], "+"))
-        if pair["at_chance"]:
-            name = f"{minus}, average accuracy, failed runs at chance"
-            estimates.append((name, 0, pair["at_chance"], "+"))
-    rows = (
-        [name, failed, summary["n"], *(cell(summary[key], f"{sign}.4f") for key in ESTIMATE)]
-        for name, failed, summary, sign in estimates
-    )
-    heads = ["forgetting", "left out", "runs", *ESTIMATE.values()]
-    return [table(["two networks", *PAIR.values()], verdicts), table(heads, rows)]
+def run_report(run: Snapshots, results: dict[str, Any] | None, pictures: list[str]) -> str:
+    """The run in Markdown: what it printed, how it was made, and its figures."""
+    defaults = json.loads(json.dumps(asdict(Config())))
+    made = {n: value for n, value in run.config.items() if value != defaults.get(n)}
+    printed = "There is no results file of this run."
+    if results:
+        printed, made = textwrap.indent(results["printed"], "    "), made | results["environment"]
+    rows = [f"| {name.replace('_', ' ')} | `{value}` |" for name, value in made.items()]
+    table = "\n".join(["| what | value |", "| --- | --- |", *rows])
+    heads = ["# This run", "## Its figures", "## Machine, and settings that are not the defaults"]
+    return "\n\n".join([heads[0], printed, heads[1], *pictures, heads[2], table])
 
 
-def run_report(
-    snapshots: Snapshots, results: dict[str, Any] | None, pictures: dict[str, str]
-) -> str:
-    """The run in Markdown: what it shows, how it was made, its figures; then all its seeds."""
-    rows: dict[str, dict[str, Any]] = {}
-    if results and results["config"] == snapshots.config:
-        rows = {r["model"]: r for r in results["per_seed"] if r["seed"] == snapshots.seed}
-    records = [record_of(run, rows.get(run.model, {})) for run in snapshots.runs]
-    defaults = {item.name: cell(item.default) for item in fields(Config)}
-    changes = [
-        [flag(name), value, defaults.get(name)]
-        for name, value in snapshots.config.items()
-        if cell(value) != defaults.get(name)
-    ]
-    heads = [f"seed {snapshots.seed}", *(label(run.model) for run in snapshots.runs)]
-    machine, seeds = "There is no results file of this run, so its machine is not known.", []
-    if rows:
-        software = {n: v for n, v in results["environment"].items() if not isinstance(v, dict)}
-        machine = table(["what", "value"], ([n.replace("_", " "), v] for n, v in software.items()))
-        if "seeds" in pictures:
-            tables = seeds_report(results["aggregate"])
-            seeds = ["## All seeds of this run", pictures["seeds"], *tables]
-    return "\n\n".join(
-        [
-            "# This run",
-            table(heads, ([text, *cells] for text, cells in headline_rows(records))),
-            *(html.escape(line, quote=False) for line in caveats(records)),
-            "One seed shows no effect: luck moves it by hundredths.",
-            "## Settings that are not the defaults",
-            table(["option", "value", "default"], changes) if changes else "None.",
-            "## Software and machine",
-            machine,
-            "## Figures of this run",
-            *(image for name, image in pictures.items() if name != "seeds"),
-            *seeds,
-        ]
-    )
-
-
-def embed(content: str, colours: int) -> str:
-    """The same HTML with its images in it, as PNGs of so many colours."""
-
-    def source(match: re.Match[str]) -> str:
-        path = STUDY_REPORT.parent / html.unescape(match[1])
-        buffer = io.BytesIO()
-        try:
-            with Image.open(path) as image:
-                reduced = image.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
-            reduced.save(buffer, "png", optimize=True)
-        except (OSError, ValueError, SyntaxError):
-            raise InputError(f"{path}: no image that can be shown; draw it again") from None
-        return f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"'
-
-    return re.sub(r'src="([^"]*)"', source, content)
+def embed(match: re.Match[str]) -> str:
+    """The `src` of an image, with the image itself as a PNG of few colours."""
+    path = STUDY_REPORT.parent / html.unescape(match[1])
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        reduced = image.convert("RGB").quantize(COLOURS_ON_PAGE, dither=Image.Dither.NONE)
+    reduced.save(buffer, "png", optimize=True)
+    return f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"'
 
 
 def write_page(path: Path, report: str) -> None:
@@ -589,23 +456,17 @@ def write_page(path: Path, report: str) -> None:
     body = converter.convert(text)
     # Of a link to another file only the text is left.
     body = re.sub(r'<a href="(?!#|https?:)[^>]*>(.*?)</a>', r"\1", body, flags=re.DOTALL)
-    page = PAGE.replace("CONTENTS", converter.toc)
-    for colours in (256, 128, 64):
-        content = page.replace("BODY", embed(body, colours)).encode()
-        if len(content) < LARGEST_PAGE:
-            break
+    body = re.sub(r'src="([^"]*)"', embed, body)
+    content = PAGE.replace("CONTENTS", converter.toc).replace("BODY", body).encode()
     write_or_stop(path, content)
     print(f"Wrote {path}, {len(content) // 1000} KB")
-
-
-# --- Command line ---------------------------------------------------------------------------------
 
 
 def snapshots_parser(description: str) -> OneLineParser:
     """A parser that knows where the snapshots are."""
     parser = OneLineParser(description=description)
     usual = f"what a run saved (default: {SNAPSHOTS})"
-    parser.add_argument("--snapshots", type=Path, default=SNAPSHOTS, metavar="FILE", help=usual)
+    parser.add_argument("--snapshots", type=Path, default=SNAPSHOTS, help=usual)
     return parser
 
 
@@ -613,35 +474,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure; the exit status."""
     parser = snapshots_parser("Draw the figures from saved snapshots (and results.json).")
     usual = "of the run, for seeds.png and --html (default: results.json)"
-    parser.add_argument("--results", type=Path, default="results.json", metavar="FILE", help=usual)
+    parser.add_argument("--results", type=Path, default="results.json", help=usual)
     usual = "folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)"
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help=usual)
+    parser.add_argument("--out-dir", type=Path, help=usual)
     parser.add_argument("--html", action="store_true", help="also report.html: run and study")
     options = parser.parse_args(arguments)
+    if options.html and find_spec("markdown") is None:
+        raise InputError("--html needs one more package: python3 -m pip install markdown")
     snapshots = load_snapshots(options.snapshots)
     results = load_results(options.results)
+    shown = (snapshots.config, snapshots.seed)
+    if results and (results["config"], results["headline"]["seed"]) != shown:
+        print(f"{options.results} is of another run than {options.snapshots} and left out.")
+        results = None
     folder = options.out_dir or Path("viz")
     if options.out_dir is None and options.snapshots != SNAPSHOTS:
         # The figures of another run do not take the place of those in viz.
         folder = options.snapshots.with_name(f"{options.snapshots.stem}-figures")
-    if options.html:
-        if find_spec("markdown") is None:
-            raise InputError("--html needs one more package: python3 -m pip install markdown")
-        check_writable(folder / "report.html")
-    check_writable(folder / "training_curves.png")
+    check_writable(folder / "report.html")
 
-    figures: dict[str, Figure | None] = {"training_curves": training_curves(snapshots)}
+    figures = {"training_curves": training_curves(snapshots)}
     if any(len(run.switches) for run in snapshots.runs):
         figures["forgetting_bar"] = forgetting_bar(snapshots)
     figures |= {f"W1_{run.model}": receptive_fields(snapshots, run) for run in snapshots.runs}
     figures["winner_freq"] = winner_frequency(snapshots)
-    figures["seeds"] = seeds_figure(results) if results else None
-    pictures = {}
+    if results and (seeds := seeds_figure(results)):
+        figures["seeds"] = seeds
     for name, figure in figures.items():
-        if figure:
-            save_figure(figure, folder / f"{name}.png")
-            pictures[name] = picture(figure, folder / f"{name}.png")
+        save_figure(figure, folder / f"{name}.png")
     if options.html:
+        pictures = [picture(f, folder / f"{name}.png") for name, f in figures.items()]
         write_page(folder / "report.html", run_report(snapshots, results, pictures))
     return 0
 
