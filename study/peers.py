@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -37,7 +36,7 @@ import compete_to_compute as experiment
 from compete_to_compute import ACTIVATIONS, DIGITS, PAIRED_BATCH_STREAM, Config, Mnist
 from study import speed
 from study.runs import PAIR
-from study.speed import RATIO_RANGE, SECONDS, Measured, column
+from study.speed import NAME, RATIO_RANGE, SECONDS, Measured, column
 from study.tables import markdown
 
 Accuracies = list[list[float]]  # before training and after every epoch, on each task
@@ -97,9 +96,16 @@ def draw_data(config: Config, model: str, seed: int, mnist: Mnist) -> Data:
 Train = Callable[[Data], tuple[float, Accuracies]]
 
 
-def train_in_turn(start: Callable, train_epoch: Callable, evaluate: Callable) -> Train:
-    """Training in a library: `start(data)` gives its state and its `TaskData`, `train_epoch(state,
-    task, order)` the next state, `evaluate(state, tasks)` an accuracy for each task."""
+def train_in_turn(
+    sample: Data, start: Callable, train_epoch: Callable, evaluate: Callable
+) -> Train:
+    """Training in a library, warm from an epoch on the sample.
+
+    `start(data)` gives its state and its `TaskData`, `train_epoch(state, task, order)` the next
+    state, `evaluate(state, tasks)` an accuracy for each task.
+    """
+    state, tasks = start(sample)
+    evaluate(train_epoch(state, tasks[0], tasks[0].orders[0]), tasks)
 
     def train(data: Data) -> tuple[float, Accuracies]:
         began = time.perf_counter()
@@ -131,48 +137,10 @@ def prepare_ours(config: Config, model: str, sample: Data) -> Train:
 def prepare_torch(config: Config, model: str, sample: Data, compiled: bool = False) -> Train:
     """PyTorch with its fused SGD; `compiled` puts torch.compile on loss and evaluation."""
     import torch
+    from torch.nn.functional import cross_entropy, linear
 
     weights = [torch.empty(w.shape[::-1], requires_grad=True) for w in sample.weights]
     biases = [torch.empty(w.shape[1], requires_grad=True) for w in sample.weights]
-    loss, logits = torch_functions(model, weights, biases)
-    if compiled:
-        loss = torch.compile(loss, dynamic=False)
-        logits = torch.compile(logits, dynamic=False)
-
-    def start(data: Data) -> tuple[torch.optim.Optimizer, list[TaskData]]:
-        with torch.no_grad():
-            for w, b, initial in zip(weights, biases, data.weights, strict=True):
-                w.copy_(torch.from_numpy(initial.T))
-                b.zero_()
-        decayed = [{"params": weights, "weight_decay": config.weight_decay}, {"params": biases}]
-        optimizer = torch.optim.SGD(decayed, lr=config.lr, momentum=config.momentum, fused=True)
-        return optimizer, [TaskData(*map(torch.from_numpy, task)) for task in data.tasks]
-
-    def train_epoch(optimizer: Any, task: TaskData, order: torch.Tensor) -> Any:
-        for batch in order.split(config.batch):
-            optimizer.zero_grad()
-            loss(task.images[batch], task.labels[batch], task.mask).backward()
-            optimizer.step()
-        return optimizer
-
-    @torch.no_grad()
-    def evaluate(optimizer: Any, tasks: list[TaskData]) -> list[float]:
-        return [
-            (logits(t.test_images, t.mask).argmax(1) == t.test_labels).float().mean().item()
-            for t in tasks
-        ]
-
-    optimizer, tasks = start(sample)
-    for n in {config.batch, len(tasks[0].labels) % config.batch} - {0}:
-        train_epoch(optimizer, tasks[0], tasks[0].orders[0, :n])
-    evaluate(optimizer, tasks)
-    return train_in_turn(start, train_epoch, evaluate)
-
-
-def torch_functions(model: str, weights: list, biases: list) -> tuple[Callable, Callable]:
-    """PyTorch's loss of images with labels under a mask, and the logits."""
-    import torch
-    from torch.nn.functional import cross_entropy, linear
 
     def lwta(z: torch.Tensor) -> torch.Tensor:
         blocks = z.view(len(z), -1, 2)
@@ -191,36 +159,40 @@ def torch_functions(model: str, weights: list, biases: list) -> tuple[Callable, 
     def loss(images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return cross_entropy(logits(images, mask), labels)
 
-    return loss, logits
+    compiling = partial(torch.compile, dynamic=False) if compiled else lambda function: function
+    run_loss, run_logits = compiling(loss), compiling(logits)
+
+    def start(data: Data) -> tuple[torch.optim.Optimizer, list[TaskData]]:
+        with torch.no_grad():
+            for w, b, initial in zip(weights, biases, data.weights, strict=True):
+                w.copy_(torch.from_numpy(initial.T))
+                b.zero_()
+        decayed = [{"params": weights, "weight_decay": config.weight_decay}, {"params": biases}]
+        optimizer = torch.optim.SGD(decayed, lr=config.lr, momentum=config.momentum, fused=True)
+        return optimizer, [TaskData(*map(torch.from_numpy, task)) for task in data.tasks]
+
+    def train_epoch(optimizer: Any, task: TaskData, order: torch.Tensor) -> Any:
+        for batch in order.split(config.batch):
+            optimizer.zero_grad()
+            run_loss(task.images[batch], task.labels[batch], task.mask).backward()
+            optimizer.step()
+        return optimizer
+
+    @torch.no_grad()
+    def evaluate(optimizer: Any, tasks: list[TaskData]) -> list[float]:
+        return [
+            (run_logits(t.test_images, t.mask).argmax(1) == t.test_labels).float().mean().item()
+            for t in tasks
+        ]
+
+    return train_in_turn(sample, start, train_epoch, evaluate)
 
 
 def prepare_jax(config: Config, model: str, sample: Data) -> Train:
-    """JAX: an epoch is one compiled call, and so is the evaluation of all tasks."""
-    import jax
-    import jax.numpy as jnp
+    """JAX: an epoch, a scan over full batches and then the short one, is one compiled call.
 
-    def start(data: Data) -> tuple[Any, list[TaskData]]:
-        layers = [(jnp.array(w), jnp.zeros(w.shape[1])) for w in data.weights]
-        tasks = [TaskData(*task[:5], list(task.orders.astype(np.int32))) for task in data.tasks]
-        return (layers, jax.tree.map(jnp.zeros_like, layers)), jax.tree.map(jnp.array, tasks)
-
-    epoch, evaluation = jax_functions(config, model)
-    state, tasks = start(sample)
-    task, order = tasks[0]._replace(orders=None), tasks[0].orders[0]
-    run_epoch = jax.jit(epoch, donate_argnums=0).lower(state, task, order).compile()
-    run_evaluation = jax.jit(evaluation).lower(state[0], tasks).compile()
-
-    def train_epoch(state: Any, task: TaskData, order: jax.Array) -> Any:
-        return run_epoch(state, task._replace(orders=None), order)
-
-    def evaluate(state: Any, tasks: list[TaskData]) -> jax.Array:
-        return run_evaluation(state[0], tasks)
-
-    return train_in_turn(start, train_epoch, evaluate)
-
-
-def jax_functions(config: Config, model: str) -> tuple[Callable, Callable]:
-    """JAX's epoch, a scan over the full batches and then the short one, and its evaluation."""
+    So is the evaluation of all tasks.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -242,7 +214,13 @@ def jax_functions(config: Config, model: str) -> tuple[Callable, Callable]:
         decay = config.weight_decay / 2 * sum(jnp.sum(w * w) for w, _ in layers)
         return decay - jnp.take_along_axis(log_p, labels[:, None], 1).mean()
 
-    def epoch(state: Any, task: TaskData, order: jax.Array) -> Any:
+    def start(data: Data) -> tuple[Any, list[TaskData]]:
+        layers = [(jnp.array(w), jnp.zeros(w.shape[1])) for w in data.weights]
+        tasks = [TaskData(*task[:5], list(task.orders.astype(np.int32))) for task in data.tasks]
+        return (layers, jax.tree.map(jnp.zeros_like, layers)), jax.tree.map(jnp.array, tasks)
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_epoch(state: Any, task: TaskData, order: jax.Array) -> Any:
         def step(state: Any, batch: jax.Array) -> Any:
             layers, velocity = state
             gradient = jax.grad(loss)(layers, task.images[batch], task.labels[batch], task.mask)
@@ -255,11 +233,12 @@ def jax_functions(config: Config, model: str) -> tuple[Callable, Callable]:
         state, _ = jax.lax.scan(step, state, order[:full].reshape(-1, config.batch))
         return step(state, order[full:])[0] if full < len(order) else state
 
-    def evaluate(layers: list, tasks: list[TaskData]) -> jax.Array:
-        guesses = [logits(layers, task.test_images, task.mask).argmax(1) for task in tasks]
+    @jax.jit
+    def evaluate(state: Any, tasks: list[TaskData]) -> jax.Array:
+        guesses = [logits(state[0], task.test_images, task.mask).argmax(1) for task in tasks]
         return jnp.stack([(g == t.test_labels).mean() for g, t in zip(guesses, tasks, strict=True)])
 
-    return epoch, evaluate
+    return train_in_turn(sample, start, train_epoch, evaluate)
 
 
 def prepare_sklearn(config: Config, model: str, sample: Data) -> Train:
@@ -290,7 +269,7 @@ def prepare_sklearn(config: Config, model: str, sample: Data) -> Train:
             return [math.nan] * len(tasks)  # it predicts nothing before training
         return [float(np.mean(network.predict(t.test_images) == t.test_labels)) for t in tasks]
 
-    return train_in_turn(start, train_epoch, evaluate)
+    return train_in_turn(sample, start, train_epoch, evaluate)
 
 
 @dataclass(frozen=True)
@@ -303,9 +282,10 @@ class Library:
     prepare: Callable[[Config, str, Data], Train]
 
 
-OURS, OURS_RELU = "compete_to_compute", "compete_to_compute, ReLU only"
+# A process is compared with that of ours which trains the same models.
+OURS = {PAIR: "compete_to_compute", ("relu",): "compete_to_compute, ReLU only"}
 LIBRARIES = {
-    OURS: Library("numpy", "numpy", PAIR, prepare_ours),
+    **{name: Library("numpy", "numpy", models, prepare_ours) for models, name in OURS.items()},
     "PyTorch": Library("torch", "torch", PAIR, prepare_torch),
     "PyTorch, compiled": Library("torch", "torch", PAIR, partial(prepare_torch, compiled=True)),
     "JAX": Library("jax", "jax", PAIR, prepare_jax),
@@ -322,21 +302,17 @@ def why_not(library: str) -> str | None:
     return None
 
 
-def train_library(
-    library: str, config: Config, models: Sequence[str], seeds: Sequence[int], threads: int
-) -> Measured:
+def train_library(library: str, config: Config, seeds: Sequence[int], threads: int) -> Measured:
     """Seconds and accuracies of every model and seed, one after the other, in this process."""
     importlib.import_module(LIBRARIES[library].module)
     experiment.limit_blas_threads()
     threadpoolctl.threadpool_limits(threads)
     mnist = experiment.load_mnist()
-    record: Measured = {"warm_up_seconds": 0.0}
-    for model in models:
-        sample = draw_data(config, model, seeds[0], mnist)
-        began = time.perf_counter()
-        train = LIBRARIES[library].prepare(config, model, sample)
-        record["warm_up_seconds"] += time.perf_counter() - began
-        runs = [train(draw_data(config, model, seed, mnist)) for seed in seeds]
+    record: Measured = {}
+    for model in LIBRARIES[library].models:
+        data = [draw_data(config, model, seed, mnist) for seed in seeds]
+        train = LIBRARIES[library].prepare(config, model, data[0])
+        runs = [train(drawn) for drawn in data]
         times, accuracies = zip(*runs, strict=True)
         record[model] = {"seconds": times, "accuracies": accuracies}
     return record
@@ -344,75 +320,32 @@ def train_library(
 
 # --- Measurement ----------------------------------------------------------------------------------
 
-WORKLOADS = (("default", 1), ("1024x3", 1), ("default", 10), ("1024x3", 10))  # size, seeds
+# Size, seeds, threads.
+WORKLOADS = [(size, n, threads) for n, size, threads in product((1, 10), speed.SIZES, (1, 2))]
 
 
-@dataclass(frozen=True)
-class Workload:
-    """What is trained on how many cores; a process writes what it says into the folder."""
+def run_library(
+    library: str, config: Config, seeds: Sequence[int], cores: Sequence[int], folder: str
+) -> Measured:
+    """`train_library` in a process of its own, which writes into the folder, and its seconds.
 
-    size: str
-    seeds: list[int]
-    cores: list[int]
-    folder: str
-
-
-def run_library(library: str, work: Workload, models: Sequence[str]) -> Measured:
-    """`train_library` in a process of its own: its record, with the process's time and memory."""
-    path, threads = Path(work.folder, f"{work.cores[0]}.json"), len(work.cores)
-    arguments = {"library": library, "models": models, "seeds": work.seeds, "threads": threads}
-    arguments["config"] = asdict(speed.SIZES[work.size])
+    Of ours, those of our own command, as a user would give it: models side by side, one BLAS
+    thread each.
+    """
+    path, threads = Path(folder, "record.json"), len(cores)
+    arguments = {"library": library, "seeds": [*seeds], "threads": threads}
     variables = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}
     # Kept through the measurement but not from before it, so that it compiles from nothing once.
-    variables["TORCHINDUCTOR_CACHE_DIR"] = f"{work.folder}/inductor"
-    process = ["-m", "study.peers", json.dumps(arguments), str(path)]
-    elapsed, peak = speed.run_process(process, work.cores, variables)
-    return {**json.loads(path.read_text()), "process_seconds": elapsed, "peak_mb": peak}
-
-
-def run_side_by_side(library: str, work: Workload, models: Sequence[str]) -> Measured:
-    """One process a core: the seeds are dealt out, or the models of a single seed."""
-    n = len(work.cores)
-
-    def run(i: int) -> Measured:
-        own = replace(work, cores=[work.cores[i]])
-        if len(work.seeds) == 1:
-            return run_library(library, own, models[i::n])
-        return run_library(library, replace(own, seeds=work.seeds[i::n]), models)
-
-    with ThreadPoolExecutor(n) as executor:
-        records = list(executor.map(run, range(n)))
-    return {name: max(r[name] for r in records) for name in ("process_seconds", "peak_mb")}
-
-
-def run_command(models: Sequence[str], work: Workload) -> Measured:
-    """Our own command, as a user would give it: models side by side, one BLAS thread each."""
-    n_seeds, jobs = str(len(work.seeds)), str(len(work.cores))
-    options = ["--activations", *models, "--n-seeds", n_seeds, "--jobs", jobs]
-    for name, value in experiment.changes(speed.SIZES[work.size]).items():
-        options += [experiment.flag(name), str(value)]
-    elapsed, peak = speed.run_process(speed.command(work.folder, *options), work.cores)
-    return {"process_seconds": elapsed, "peak_mb": peak}
-
-
-def contenders(
-    libraries: Sequence[str], work: Workload
-) -> dict[str, tuple[str, Callable[[], Measured]]]:
-    """By the name of its row: whose process it is compared with, and what measures it once."""
-    result: dict[str, tuple[str, Callable[[], Measured]]] = {
-        OURS: (OURS, lambda: {**run_library(OURS, work, PAIR), **run_command(PAIR, work)}),
-        OURS_RELU: (OURS_RELU, partial(run_command, ("relu",), work)),
-    }
-    for library in [library for library in libraries if library != OURS]:
-        models, n = LIBRARIES[library].models, len(work.cores)
-        base = OURS if models == PAIR else OURS_RELU
-        result[library] = (base, partial(run_library, library, work, models))
-        # Compiling takes longer than a seed, so that two processes of it tell nothing there.
-        compiles_for_one = library.endswith("compiled") and len(work.seeds) == 1
-        if max(len(work.seeds), len(models)) >= n > 1 and not compiles_for_one:
-            side_by_side = partial(run_side_by_side, library, work, models)
-            result[f"{library}, {n} processes"] = (base, side_by_side)
-    return result
+    variables["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
+    task = json.dumps({**arguments, "config": asdict(config)})
+    elapsed = speed.run_process(["-m", "study.peers", task, str(path)], cores, variables)
+    if library in OURS.values():
+        options = ["--activations", *LIBRARIES[library].models]
+        options += ["--n-seeds", str(len(seeds)), "--jobs", str(threads)]
+        for name, value in experiment.changes(config).items():
+            options += [experiment.flag(name), str(value)]
+        elapsed = speed.run_process(speed.command(folder, *options), cores)
+    return {**json.loads(path.read_text()), "process_seconds": elapsed}
 
 
 def task1_difference(accuracies: Any, ours: Any) -> float:
@@ -426,62 +359,49 @@ def task1_difference(accuracies: Any, ours: Any) -> float:
 
 
 def summarise_rounds(
-    rounds: Sequence[Measured], ours: Sequence[Measured], base: Sequence[Measured]
+    models: Sequence[str], rounds: Sequence[Measured], ours: Sequence[Measured]
 ) -> Measured:
-    """Spreads over the rounds of one contender: training beside ours, the process beside `base`."""
+    """Spreads over the rounds of a library, beside our own training of the same models."""
 
-    def ratios(times: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-        return speed.spread(np.divide(times, others).tolist())
+    def beside(value: Callable[[Measured], float]) -> tuple[Measured, Measured]:
+        values, others = ([value(record) for record in records] for records in (rounds, ours))
+        return speed.spread(values), speed.spread(np.divide(values, others).tolist())
 
-    names = [
-        name for name in ("process_seconds", "peak_mb", "warm_up_seconds") if name in rounds[0]
-    ]
-    result: Measured = {name: speed.spread([r[name] for r in rounds]) for name in names}
-    processes = ([r["process_seconds"] for r in part] for part in (rounds, base))
-    result["process_over_ours"] = ratios(*processes)
-    for model in [model for model in PAIR if model in rounds[0]]:
-        times, our_times = (
-            [float(np.mean(r[model]["seconds"])) for r in part] for part in (rounds, ours)
-        )
-        result[model] = {"seconds": speed.spread(times), "over_ours": ratios(times, our_times)}
+    seconds, ratios = beside(lambda record: record["process_seconds"])
+    result: Measured = {"process_seconds": seconds, "process_over_ours": ratios}
+    for model in models:
+        seconds, ratios = beside(lambda record, m=model: float(np.mean(record[m]["seconds"])))
+        result[model] = {"seconds": seconds, "over_ours": ratios}
         if rounds is not ours:
-            accuracies, reference = (part[0][model]["accuracies"] for part in (rounds, ours))
-            result[model]["task1_difference"] = task1_difference(accuracies, reference)
+            accuracies = (records[0][model]["accuracies"] for records in (rounds, ours))
+            result[model]["task1_difference"] = task1_difference(*accuracies)
     return result
 
 
-def measure_workload(libraries: Sequence[str], work: Workload, rounds: int) -> Measured:
-    """Every contender in turn, `rounds` times."""
-    from tqdm import tqdm
-
-    todo = contenders(libraries, work)
-    records: dict[str, list[Measured]] = {name: [] for name in todo}
-    turns = tqdm([*todo] * rounds, disable=not experiment.on_terminal(), leave=False)
-    for name in turns:
-        turns.set_description(name)
-        records[name].append(todo[name][1]())
-    return {
-        name: summarise_rounds(records[name], records[OURS], records[base])
-        for name, (base, _) in todo.items()
-    }
-
-
 def measure_peers(rounds: int) -> Measured:
-    """All workloads with every library that is installed, each printed as it is measured."""
+    """All workloads with every library that is installed."""
     skipped = {name: reason for name in LIBRARIES if (reason := why_not(name))}
     for name, reason in skipped.items():
         print(f"{name}: skipped, {reason}")
-    libraries = [name for name in LIBRARIES if name not in skipped]
-    packages = sorted({LIBRARIES[name].package for name in libraries})
+    libraries = {name: library for name, library in LIBRARIES.items() if name not in skipped}
+    packages = sorted({library.package for library in libraries.values()})
     can_pin = hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0)) if can_pin else [*range(experiment.available_cores())]
     workloads: Measured = {}
     with tempfile.TemporaryDirectory() as folder:
-        for (size, n_seeds), threads in product(WORKLOADS, range(1, min(len(cores), 2) + 1)):
-            name = f"{size}, seeds {n_seeds}, threads {threads}"
-            work = Workload(size, [*range(n_seeds)], cores[:threads], folder)
-            workloads[name] = measure_workload(libraries, work, rounds)
-            print(f"\n{name}\n\n{workload_table({name: workloads[name]})}", flush=True)
+        for size, seeds, threads in WORKLOADS:
+            if threads > len(cores):
+                continue
+            work = speed.SIZES[size], range(seeds), cores[:threads], folder
+            records: dict[str, list[Measured]] = {name: [] for name in libraries}
+            for _, name in product(range(rounds), libraries):
+                records[name].append(run_library(name, *work))
+            workload = f"{size}, seeds {seeds}, threads {threads}"
+            workloads[workload] = {
+                name: summarise_rounds(library.models, records[name], records[OURS[library.models]])
+                for name, library in libraries.items()
+            }
+            print(f"{workload}: measured", flush=True)
     return {
         "peers": {
             **{"rounds": rounds, "environment": experiment.environment(), "skipped": skipped},
@@ -494,31 +414,17 @@ def measure_peers(rounds: int) -> Measured:
 # --- Tables and command line ----------------------------------------------------------------------
 
 COLUMNS = [
-    column("workload", "{}", "workload"),
-    column("library", "{}", "library"),
+    column("workload", NAME, "workload"),
+    column("library", NAME, "library"),
     column("ReLU training", SECONDS, "relu.seconds"),
     column("times ours", RATIO_RANGE, "relu.over_ours"),
     column("LWTA training", SECONDS, "lwta.seconds"),
     column("times ours", RATIO_RANGE, "lwta.over_ours"),
-    column("warm-up", "{0:.1f} s, at most {2:.1f}", "warm_up_seconds"),
     column("process", SECONDS, "process_seconds"),
     column("times ours", RATIO_RANGE, "process_over_ours"),
-    column("peak memory", "{:.0f} MB", "peak_mb"),
     column("ReLU's accuracy on Task 1 differs by", "{:.3f}", "relu.task1_difference"),
     column("LWTA's", "{:.3f}", "lwta.task1_difference"),
 ]
-
-
-def workload_table(workloads: Measured) -> str:
-    """A row for each library of each workload."""
-    return markdown(
-        COLUMNS,
-        [
-            {"workload": workload, "library": library, **dict(speed.numbers(measured))}
-            for workload, libraries in workloads.items()
-            for library, measured in libraries.items()
-        ],
-    )
 
 
 def tables(report: Measured) -> dict[str, str]:
@@ -527,9 +433,15 @@ def tables(report: Measured) -> dict[str, str]:
         return {}
     peers = report["peers"]
     software = {**peers["versions"], **peers["skipped"]}
-    columns = [*speed.MACHINE, *(column(name, "{}", name) for name in software)]
+    columns = [*speed.MACHINE, *(column(name, NAME, name) for name in software)]
+    rows = [
+        {"workload": workload, "library": library, **dict(speed.numbers(measured))}
+        for workload, libraries in peers["workloads"].items()
+        for library, measured in libraries.items()
+        if library in LIBRARIES
+    ]
     return {
-        "The same training in other libraries": workload_table(peers["workloads"]),
+        "The same training in other libraries": markdown(COLUMNS, rows),
         "Where they were measured": markdown(columns, [{**peers["environment"], **software}]),
     }
 
@@ -537,7 +449,7 @@ def tables(report: Measured) -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, save; the exit status."""
     question = "How long does the same training take in PyTorch, JAX and scikit-learn?"
-    return speed.measure_and_save("peers", question, 3, measure_peers, arguments)
+    return speed.measure_and_save("peers", question, 3, measure_peers, tables, arguments)
 
 
 if __name__ == "__main__":  # a process of `run_library`

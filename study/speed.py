@@ -18,9 +18,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +30,6 @@ from study.runs import PAIR, RESULTS, STUDY
 from study.tables import Column, markdown
 
 SIZES = {"default": Config(), "1024x3": Config(hidden=1024, depth=3, epochs=1)}
-SEEDS_OF_SWEEPS = (10, 20, 40, 80)
 Measured = dict[str, Any]  # numbers and spreads by name, as in speed.json
 
 
@@ -110,33 +106,33 @@ def measure_training(rounds: int) -> Measured:
 
 def run_process(
     arguments: Sequence[str], cores: Sequence[int] = (), variables: dict[str, str] | None = None
-) -> tuple[float, float]:
-    """Seconds and peak memory in MB of a Python process, from interpreter start to exit.
+) -> float:
+    """Seconds of a Python process, from interpreter start to exit.
 
     It runs at the root of the repository, may use `cores` only, where the system can say so
     (empty: all), and has `variables` in its environment. Raises `Stopped` if it fails.
     """
-    # The peak of a process's children is kept per parent, so each run gets a parent of its own.
-    pin = f"os.sched_setaffinity(0, {list(cores)});" if hasattr(os, "sched_setaffinity") else ""
-    measure = (
-        f"import os, resource, subprocess, sys, time; {pin if cores else ''}"
-        "t = time.perf_counter();"
-        "r = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL);"
-        "r.returncode and sys.exit(1);"
-        "print(time.perf_counter() - t, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", measure, *arguments],
-        cwd=STUDY.parent,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(variables or {})},
-    )
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed and cores:
+        os.sched_setaffinity(0, cores)  # which the process inherits
+    began = time.perf_counter()
+    try:
+        answer = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=STUDY.parent,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(variables or {})},
+        )
+    finally:
+        elapsed = time.perf_counter() - began
+        if allowed:
+            os.sched_setaffinity(0, allowed)
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise Stopped(f"{' '.join(arguments)} failed: {reason}")
-    elapsed, peak = answer.stdout.split()
-    return float(elapsed), float(peak) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return elapsed
 
 
 def command(folder: str, *options: str) -> list[str]:
@@ -145,85 +141,21 @@ def command(folder: str, *options: str) -> list[str]:
     return ["compete_to_compute.py", "--quiet", *outputs, *options]
 
 
-def side_by_side_floor(rounds: int) -> float:
-    """Median seconds of the default size's products, on every core at once."""
-    floors = [matrix_products(SIZES["default"]) for _ in range(experiment.available_cores())]
-    with ThreadPoolExecutor(len(floors)) as executor:
-        times = [
-            seconds(lambda: list(executor.map(lambda floor: floor(), floors)))
-            for _ in range(rounds + 1)
-        ]
-    return float(np.median(times[1:]))  # the first warms up
-
-
 def measure_processes(rounds: int) -> Measured:
-    """Whole commands, beside the floor of as many models side by side as there are cores."""
-    results = {}
+    """Whole commands."""
     with tempfile.TemporaryDirectory() as folder:
         drawn = ["--snapshots", f"{folder}/snapshots.npz"]
         figures = [*drawn, "--results", f"{folder}/results.json", "--out-dir", folder]
-        for name, arguments in {
+        commands = {
             "one seed": command(folder),
             "ten seeds": command(folder, "--n-seeds", "10"),
             "visualise": ["visualize_compete_to_compute.py", *figures],
             "animate": ["make_compete_to_compute_gif.py", *drawn, "--out", f"{folder}/a.gif"],
-        }.items():
-            times, peaks = zip(*(run_process(arguments) for _ in range(rounds)), strict=True)
-            results[name] = {"seconds": spread(times), "peak_mb": max(peaks)}
-    # Two models side by side where there are two cores; twenty models over all cores.
-    floor, cores = side_by_side_floor(rounds), experiment.available_cores()
-    for name, turns in {"one seed": 2 / min(cores, 2), "ten seeds": 20 / cores}.items():
-        results[name]["floor_seconds"] = floor * turns
-        results[name]["over_floor"] = results[name]["seconds"]["median"] / (floor * turns)
-    return results
-
-
-def measure_breakdown(rounds: int) -> Measured:
-    """Where the seconds of one seed go: medians, each part by itself."""
-    mnist, times = experiment.load_mnist(), defaultdict(list)
-
-    def draw() -> None:
-        experiment.make_tasks(Config(), 0, mnist)
-        experiment.initial_weights(Config(), 0)
-
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds):
-            times["interpreter"].append(run_process(["-c", "pass"])[0])
-            times["numpy"].append(run_process(["-c", "import numpy"])[0])
-            times["images and initial weights"].append(seconds(draw))
-            times["total"].append(run_process(command(folder))[0])
-            results = json.loads(Path(folder, "results.json").read_text())
-            times["training and evaluation"].append(results["headline"]["wallclock_s"])
-    parts = {name: float(np.median(values)) for name, values in times.items()}
-    total = parts.pop("total")
-    parts["numpy"] -= parts["interpreter"]
-    return {**parts, "everything else": total - sum(parts.values()), "total": total}
-
-
-def measure_runs(rounds: int) -> Measured:
-    """Seconds of one run, as a sweep trains it, and how many a core trains in an hour."""
-    mnist, results = experiment.load_mnist(), {}
-    for size, config in SIZES.items():
-        config = replace(config, epochs=Config.epochs)
-        work = partial(experiment.train_model, config, experiment.ACTIVATIONS["lwta"], 0, mnist)
-        times = spread([seconds(work) for _ in range(min(rounds, 3))])
-        results[size] = {"seconds": times, "per_core_hour": 3600 / times["median"]}
-    return results
-
-
-def measure_sweeps(rounds: int) -> Measured:
-    """Time a seed and peak memory of sweeps of growing size, once each, on one core and on all."""
-    results: Measured = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for seeds in SEEDS_OF_SWEEPS:
-            sweep = results[f"{seeds} seeds"] = {}
-            for name, jobs in {"one core": 1, "all cores": experiment.available_cores()}.items():
-                sizes = ["--n-seeds", str(seeds), "--jobs", str(jobs)]
-                elapsed, peak = run_process(command(folder, *sizes))
-                sweep[name] = {"seconds_per_seed": elapsed / seeds, "peak_mb": peak}
-            one, every = (measured["seconds_per_seed"] for measured in sweep.values())
-            sweep["speedup"] = one / every
-    return results
+        }
+        return {
+            name: {"seconds": spread([run_process(arguments) for _ in range(rounds)])}
+            for name, arguments in commands.items()
+        }
 
 
 # --- Numbers and tables ---------------------------------------------------------------------------
@@ -244,8 +176,7 @@ def column(head: str, cell: str, name: str) -> Column:
     return Column(head, lambda row: cell.format(*map(row.get, names)) if name in row else "")
 
 
-NAME, SECONDS, RATIO, MEMORY = "{}", "{:.2f} s", "{:.2f}", "{:.0f} MB"
-RATIO_RANGE = "{:.2f} ({:.2f} to {:.2f})"
+NAME, SECONDS, RATIO_RANGE = "{}", "{:.2f} s", "{:.2f} ({:.2f} to {:.2f})"
 # Key in speed.json: how it is measured, and its table, with a row for each name below the key.
 PARTS: dict[str, tuple[Callable[[int], Measured], str, list[Column]]] = {
     "training": (
@@ -263,37 +194,7 @@ PARTS: dict[str, tuple[Callable[[int], Measured], str, list[Column]]] = {
     "processes": (
         measure_processes,
         "Commands from start to exit",
-        [
-            column("command", NAME, "name"),
-            column("time", SECONDS, "seconds"),
-            column("times the floor", RATIO, "over_floor"),
-            column("peak memory", MEMORY, "peak_mb"),
-        ],
-    ),
-    "breakdown": (
-        measure_breakdown,
-        "Where the seconds of one seed go",
-        [column("part", NAME, "name"), column("time", SECONDS, "")],
-    ),
-    "runs": (
-        measure_runs,
-        "Runs of 5 epochs a task",
-        [
-            column("size", NAME, "name"),
-            column("one run", SECONDS, "seconds"),
-            column("runs an hour on a core", "{:.0f}", "per_core_hour"),
-        ],
-    ),
-    "sweeps": (
-        measure_sweeps,
-        "Sweeps of growing size",
-        [
-            column("sweep", NAME, "name"),
-            column("a seed, one core", SECONDS, "one core.seconds_per_seed"),
-            column("a seed, all cores", SECONDS, "all cores.seconds_per_seed"),
-            column("times as fast", RATIO, "speedup"),
-            column("peak memory of a process", MEMORY, "one core.peak_mb"),
-        ],
+        [column("command", NAME, "name"), column("time", SECONDS, "seconds")],
     ),
 }
 MACHINE = [column(name, NAME, name) for name in ("processor", "cores", "blas", "blas_kernel")]
@@ -316,7 +217,7 @@ def quantities(report: Measured) -> dict[str, float]:
 
     A median goes by the plain name, with .lowest and .highest beside it. Other libraries' are
     peers.<workload>.<library>.<name>. "processes.all of one seed.seconds" is a seed with its
-    figures and animation, "peers.quickest.process_over_ours" the least of any other library.
+    figures and animation.
     """
     parts = {name: report[name] for name in PARTS if name in report}
     parts["peers"] = report.get("peers", {}).get("workloads", {})
@@ -324,13 +225,6 @@ def quantities(report: Measured) -> dict[str, float]:
     one_seed = [f"processes.{name}.seconds" for name in ("one seed", "visualise", "animate")]
     if "processes" in parts:
         result["processes.all of one seed.seconds"] = sum(result[name] for name in one_seed)
-    others = [
-        result[name]
-        for name in result
-        if name.endswith(".process_over_ours") and "compete_to_compute" not in name
-    ]
-    if others:
-        result["peers.quickest.process_over_ours"] = min(others)
     return result
 
 
@@ -350,6 +244,7 @@ def measure_and_save(
     question: str,
     rounds: int,
     measure: Callable[[int], Measured],
+    tables: Callable[[Measured], dict[str, str]],
     arguments: Sequence[str] | None,
 ) -> int:
     """A command of speed: its options (`rounds` is a default), its measurement, its part saved."""
@@ -373,24 +268,23 @@ def measure_and_save(
     experiment.write_or_stop(
         options.out, experiment.to_json({**saved_report(options.out), **measured})
     )
+    for title, table in tables(measured).items():
+        print(f"\n{title}\n\n{table}")
     print(f"\nWrote {options.out}")
     return 0
 
 
 def measure_speed(rounds: int) -> Measured:
-    """Everything here, each part printed as it is measured."""
+    """Everything here."""
     report: Measured = {
         "schema": experiment.SCHEMA,
         "rounds": rounds,
         "environment": experiment.environment(),
     }
-    for name, (measure, title, _) in PARTS.items():
-        report[name] = measure(rounds)
-        print(f"\n{title}\n\n{tables(report)[title]}", flush=True)
-    return report
+    return {**report, **{name: measure(rounds) for name, (measure, *_) in PARTS.items()}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, save; the exit status."""
     question = "How close does training come to the time of its matrix products alone?"
-    return measure_and_save("speed", question, 9, measure_speed, arguments)
+    return measure_and_save("speed", question, 9, measure_speed, tables, arguments)

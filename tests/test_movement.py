@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import count, pairwise, product
@@ -14,40 +12,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from compete_to_compute import (
     ACTIVATIONS,
     DIGITS,
     MLP,
+    Config,
     InputError,
+    Mnist,
     cross_entropy_gradient,
     layer_views,
+    make_tasks,
 )
 from study import movement
-from study.movement import MODELS, SKIPS, Activity
-from study.programs import KERNELS, KINDS, NONE, Program, cost, kernel, price, stack_depths
+from study.movement import SKIPS
+from study.programs import KINDS, MODELS, NONE, Program, cost, kernel, price, stack_depths
 
 
 def naive_depths(
     operations: Sequence[tuple[int, int, int]],
     arguments: Sequence[Sequence[int]],
     returned: set[int],
-    liveness: bool = True,
-    on_stack: Callable[[int], bool] = lambda scalar: True,
 ) -> list[list[int]]:
     """The definition, word for word, on a list whose last element is the top."""
     last_read = {s: t for t, (*operands, _) in enumerate(operations) for s in operands}
 
     def stays(scalar: int, now: int) -> bool:
-        needed = not liveness or scalar in returned or last_read.get(scalar, -1) > now
-        return needed and on_stack(scalar)
+        return scalar in returned or last_read.get(scalar, -1) > now
 
     stack = [s for argument in reversed(arguments) for s in argument if stays(s, -1)]
     depths = []
     for now, (first, second, result) in enumerate(operations):
-        read = [s for s in (first, second) if s != NONE and on_stack(s)]
+        read = [s for s in (first, second) if s != NONE]
         depth = {s: len(stack) - stack.index(s) for s in read}
         depths.append([depth.get(s, 0) for s in (first, second)])
         for scalar in read:
@@ -64,10 +62,6 @@ def plain(program: Program) -> tuple[list, list, set]:
     return program.operations().tolist(), arguments, returned
 
 
-def naive_price(depth: int, size: int) -> int:
-    return sum(ceil(sqrt(j)) for j in range((depth - 1) * size + 1, depth * size + 1))
-
-
 # --- Prices and depths ----------------------------------------------------------------------------
 
 
@@ -79,34 +73,18 @@ def naive_price(depth: int, size: int) -> int:
         ("matmul", 1, {2: 57, 3: 258, 4: 720, 8: 8867}),
         ("matvec", 4, {4: 1129}),
         ("matmul", 4, {4: 5493}),
+        ("relu-forward", 1, {4: 1240}),
+        ("lwta4-momentum-skipping", 1, {4: 3961, 8: 13693}),
     ],
 )
-def test_products_have_their_known_values(name: str, size: int, values: dict) -> None:
+def test_kernels_have_their_known_values(name: str, size: int, values: dict) -> None:
     assert {n: cost(kernel(name, n), size)["total"] for n in values} == values
 
 
-def test_small_programs_by_hand() -> None:
-    program = Program()
-    a, b, c = (program.argument(1) for _ in range(3))
-    program.returned.append(program.apply(program.apply(a, b), c))
-    assert stack_depths(program).tolist() == [[1, 2], [1, 2]]
-    assert [cost(program, size)["total"] for size in (1, 2)] == [6, 14]
-
-    program = Program()
-    a, b = program.argument(1), program.argument(1)
-    program.returned += [program.apply(a, a), program.apply(b, b), b]  # read twice by one operation
-    assert stack_depths(program).tolist() == [[1, 1], [2, 2]]
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_every_kernel_agrees_with_a_naive_stack(name: str) -> None:
-    depths = naive_depths(*plain(kernel(name, 4)))
-    assert cost(kernel(name, 4))["total"] == sum(ceil(sqrt(d)) for pair in depths for d in pair)
-
-
-@given(st.integers(1, 3000), st.integers(1, 9))
-def test_the_price_is_its_sum(depth: int, size: int) -> None:
-    assert price(np.array([depth, 0]), size).tolist() == [naive_price(depth, size), 0]
+@pytest.mark.parametrize("size", [1, 3, 9])
+def test_the_price_is_its_sum(size: int) -> None:
+    roots = np.ceil(np.sqrt(np.arange(1, 3000 * size + 1))).reshape(-1, size)
+    assert price(np.arange(3001), size).tolist() == [0, *roots.sum(axis=1)]
 
 
 @st.composite
@@ -124,16 +102,11 @@ def programs(draw: st.DrawFn) -> Program:
     return program
 
 
-@settings(max_examples=60)
-@given(programs(), st.booleans(), st.integers(1, 9), st.integers(1, 3))
-def test_random_programs_agree_with_a_naive_stack(
-    program: Program, liveness: bool, size: int, stacks: int
-) -> None:
-    some = np.arange(program.scalars) % stacks == 0
-    naive = naive_depths(*plain(program), liveness, lambda scalar: bool(some[scalar]))
-    assert stack_depths(program, liveness, some).tolist() == naive
-    expected = sum(naive_price(depth, size) for pair in naive for depth in pair if depth)
-    assert cost(program, size, liveness, some)["total"] == expected
+@given(programs())
+def test_random_programs_agree_with_a_naive_stack(program: Program) -> None:
+    naive = naive_depths(*plain(program))
+    assert stack_depths(program).tolist() == naive
+    assert cost(program)["total"] == sum(ceil(sqrt(depth)) for pair in naive for depth in pair)
 
 
 # --- Networks in plain loops ----------------------------------------------------------------------
@@ -256,8 +229,7 @@ def arrays_of(network: MLP, flat: np.ndarray) -> list[np.ndarray]:
     return [array for view in views for array in (view[:, :-1].T, view[:, -1])]
 
 
-@pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("skip", SKIPS)
+@pytest.mark.parametrize(("skip", "images"), [*((skip, 2) for skip in SKIPS), ("both", 1)])
 @pytest.mark.parametrize("model", MODELS)
 def test_networks_agree_with_plain_loops_and_the_experiment(
     model: str, skip: str, images: int
@@ -291,7 +263,7 @@ def test_networks_agree_with_plain_loops_and_the_experiment(
             np.testing.assert_allclose(values[-logits.size :], logits.ravel())
         if kind == "momentum":
             np.testing.assert_allclose(values, np.concatenate([a.ravel() for a in moved]))
-        program = Activity(x != 0, gates).program(kind, model, skip)
+        program = movement.program(kind, model, skip, [x != 0, *gates])
         expected = naive_depths(operations, arguments, {scalar.number for scalar in returned})
         assert stack_depths(program).tolist() == expected
 
@@ -299,70 +271,57 @@ def test_networks_agree_with_plain_loops_and_the_experiment(
 # --- The study ------------------------------------------------------------------------------------
 
 
-def winners(rng: np.random.Generator, units: int, images: int, model: str) -> np.ndarray:
-    """Made-up gates: one winner in each block, or half of ReLU's units."""
-    k = max(2, MODELS[model][1])
-    return (rng.integers(0, k, (units // k, 1, images)) == np.arange(k)[:, None]).reshape(units, -1)
-
-
-def test_a_network_is_observed_before_and_after_training() -> None:
-    options = movement.command_line().parse_args(["--hidden", "16"])
-    seen, updates = movement.observe("lwta4", options, 0, 4)
-    for activity in seen.values():
-        assert activity.pixels.shape == (784, 4)
-        assert all((gate.reshape(4, 4, 4).sum(axis=1) == 1).all() for gate in activity.gates)
-    assert (seen["initial"].gates[1] != seen["trained"].gates[1]).any()
-    assert updates is None or 10 < updates <= 200
-
-
-def test_a_sample_estimates_the_cost_of_a_long_program() -> None:
-    rng = np.random.default_rng(0)
-    gates = [winners(rng, 40, 8, "lwta") for _ in range(2)]
-    activity = Activity(rng.random((100, 8)) < 0.3, gates)
-    for skip in SKIPS:
-        sampled = activity.program("momentum", "relu", skip, 4)
-        followed = sampled.followed[: 100 * 40].reshape(-1, 4)  # of the first argument
-        assert (followed.sum(axis=1) == 1).all()
-        exact = cost(activity.program("momentum", "relu", skip))["total"]
-        assert cost(sampled)["total"] == pytest.approx(exact, rel=0.02)
-        assert cost(sampled)["total"] != exact
-
-
-def test_narrow_networks_keep_the_rates_and_one_winner_a_block() -> None:
-    rng = np.random.default_rng(0)
-    wins = (rng.random((50, 1, 30)) < rng.random((50, 1, 1))) == np.arange(2)[:, None]
-    narrow = Activity(np.ones((9, 30), bool), [wins.reshape(100, 30)]).narrow(20, 2).gates[0]
-    assert (narrow.reshape(10, 2, 30).sum(axis=1) == 1).all()
-    assert narrow[::2].mean() == pytest.approx(wins[:, 0].mean(), abs=0.03)
+def test_half_of_the_observed_images_are_of_each_task(mnist: Mnist) -> None:
+    options = movement.command_line().parse_args(["--hidden", "16", "--images", "4"])
+    pixels, *gates = movement.observe("lwta4", options, 0)
+    tasks, used = make_tasks(Config(), 0, mnist)
+    shown = np.concatenate([task.test_inputs[:2, :-1] for task in tasks])
+    assert np.array_equal(pixels[used], shown.T > 0)
+    assert not pixels[~used].any()
+    assert all((gate.reshape(4, 4, 4).sum(axis=1) == 1).all() for gate in gates)
 
 
 def test_the_study_writes_strict_json_tables_and_a_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def made_up(model: str, options: object, seed: int, images: int) -> tuple:
-        rng = np.random.default_rng(seed)
-        gates = [winners(rng, 8, images, model) for _ in range(2)]
-        activity = Activity(rng.random((12, images)) < 0.3, gates)
-        return {"initial": activity, "trained": activity}, None if model == "lwta4" else 30 + seed
+    def made_up(model: str, options: object, seed: int) -> list[np.ndarray]:
+        rng, k = np.random.default_rng(seed), max(2, MODELS[model][1])
+        winners = rng.integers(0, k, (2, 8 // k, 1, 2)) == np.arange(k)[:, None]
+        return [rng.random((12, 2)) < 0.3, *winners.reshape(2, 8, 2)]
 
     monkeypatch.setattr(movement, "observe", made_up)
     monkeypatch.setattr(movement, "PIXELS", 12)
-    monkeypatch.setattr(movement, "BATCH", 5)
-    options = f"--hidden 8 --narrow 4 --n-seeds 2 --images 2 --jobs 1 --out {tmp_path}/study.json"
+    options = f"--hidden 8 --n-seeds 2 --images 2 --jobs 1 --out {tmp_path}/study.json"
     assert movement.main(options.split()) == 0
     written = (tmp_path / "study.json").read_text()
     study = json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert study["command"] == f"python3 -m study movement {options}"
     printed, tables = capsys.readouterr().out, movement.tables(study)
     assert all(f"{title}\n\n{table}\n" in printed for title, table in tables.items())
-    assert "| LWTA, k = 4 | never (never to never) | never" in printed
     assert (tmp_path / "study.png").stat().st_size > 1000
     numbers = movement.quantities(study)
-    assert (numbers["updates.relu"], numbers["updates.relu.highest"]) == (30.5, 31)
-    for name in product(SKIPS, MODELS, KINDS):
-        phases = [numbers.get(f"share.{'.'.join(name)}.{phase}", 0) for phase in movement.PHASES]
-        assert sum(phases) == pytest.approx(1)
-        assert numbers.get(f"saved.{'.'.join(name)}", 0) >= 0
+    for name in map(".".join, product(SKIPS, MODELS, KINDS)):
+        phases = [numbers.get(f"cost.{name}.{phase}", 0) for phase in movement.PHASES]
+        assert sum(phases) == pytest.approx(numbers[f"cost.{name}.total"])
+        assert numbers.get(f"saved.{name}", 0) >= 0
+
+
+def test_lwta_is_compared_with_relu_seed_by_seed() -> None:
+    study = {"costs": []}
+    for model, kind, skip in product(MODELS, KINDS, SKIPS):
+        row = {"model": model, "program": kind, "skip": skip}
+        for seed, relu in enumerate([1e6, 2e6]):
+            total = {"relu": 1, "lwta": 1.5 - seed, "lwta4": 1}[model] * relu
+            study["costs"].append({**row, "seed": seed, "cost": {"total": total}})
+    # Left out: what an earlier file has of untrained networks and of other programs.
+    study["costs"].append({**row, "weights": "initial", "cost": {"total": 9e9}})
+    study["costs"].append({**row, "program": "batch", "cost": {"total": 9e9}})
+    numbers = movement.quantities(study)
+    assert numbers["over_relu.lwta.forward"] == 0  # half more, then half less
+    assert numbers["over_relu.lwta.forward.low"] == pytest.approx(-6.35, abs=0.01)
+    assert numbers["over_relu.lwta4.sgd"] == numbers["over_relu.lwta4.sgd.high"] == 0
+    assert numbers["cost.both.lwta4.momentum.total"] == 1.5
+    assert numbers["saved.silent.lwta.forward"] == 0
 
 
 # --- Command line ---------------------------------------------------------------------------------
@@ -376,8 +335,7 @@ def test_the_study_writes_strict_json_tables_and_a_figure(
         ("--kernel lwta4-sgd --size 6", "blocks of 4"),
         ("--kernel matvec --size 2 --bytes 0", "--bytes must be 1"),
         ("--bytes 3", "--bytes needs --kernel"),
-        ("--narrow 30", "width 30"),
-        ("--hidden 40", "below --hidden"),
+        ("--hidden 30", "width 30"),
         ("--n-seeds 0", "--n-seeds must be 1"),
         ("--images 2 --updates 3", "--updates must not be above"),
     ],
@@ -387,19 +345,6 @@ def test_what_cannot_be_measured_is_refused(arguments: str, message: str) -> Non
         movement.main(arguments.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "printed"),
-    [
-        ("matmul --size 4 --bytes 4", 0, "5493\n"),
-        ("matvek --size 4", 2, ""),
-        ("matvec --size 0", 2, ""),
-    ],
-)
-def test_the_command_prints_one_number_or_one_line_of_error(
-    arguments: str, status: int, printed: str
-) -> None:
-    command = [sys.executable, "-m", "study", "movement", "--kernel", *arguments.split()]
-    root = Path(movement.__file__).parents[1]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (status, printed)
-    assert done.stderr.count("\n") == (status != 0)
+def test_the_command_prints_one_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert movement.main("--kernel matmul --size 4 --bytes 4".split()) == 0
+    assert capsys.readouterr().out == "5493\n"

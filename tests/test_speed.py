@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from compete_to_compute import ACTIVATIONS, Config, InputError, Mnist, Stopped
 from study import peers, speed
 
 SMALL = {"hidden": 40, "train_per_class": 50, "test_per_task": 200, "epochs": 2}
-needs_memory = pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no peak memory")
 
 
 def test_the_floor_has_the_products_of_training_and_evaluation(
@@ -42,29 +39,17 @@ def test_the_floor_has_the_products_of_training_and_evaluation(
     assert products == expected
 
 
-@needs_memory
 def test_a_process_that_fails_is_said_with_its_reason() -> None:
-    _, peak = speed.run_process(["-c", "x = b'1' * (50 << 20)"])
-    assert 50 < peak < 90
     with pytest.raises(Stopped, match="failed: ZeroDivisionError"):
         speed.run_process(["-c", "1 / 0"])
 
 
-@pytest.mark.parametrize("command", [speed, peers])
-def test_a_damaged_report_is_not_written_over(command: Any, tmp_path: Path) -> None:
+def test_a_damaged_report_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     path.write_text('{"peers": ')
     with pytest.raises(InputError, match=r"speed\.json: cannot be read"):
-        command.main(["--out", str(path), "--rounds", "1"])
+        speed.main(["--out", str(path), "--rounds", "1"])
     assert path.read_text() == '{"peers": '
-
-
-def test_a_median_goes_by_the_name_of_its_spread() -> None:
-    workload = {"JAX": {"process_over_ours": speed.spread([1.0, 1.5, 3.0])}}
-    numbers = speed.quantities({"peers": {"workloads": {"a, seeds 1": workload}}})
-    assert numbers["peers.a, seeds 1.JAX.process_over_ours"] == 1.5
-    assert numbers["peers.a, seeds 1.JAX.process_over_ours.highest"] == 3
-    assert numbers["peers.quickest.process_over_ours"] == 1.5
 
 
 @pytest.mark.parametrize("model", peers.PAIR)
@@ -103,7 +88,6 @@ def test_libraries_learn_task_1_as_we_do(
         assert abs(first[3][0] - ours[3, 0]) < tolerance
 
 
-@needs_memory
 def test_a_library_that_is_not_installed_is_skipped_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,13 +95,13 @@ def test_a_library_that_is_not_installed_is_skipped_and_said(
     missing = ("torch", "jax", "sklearn")
     monkeypatch.setattr(importlib.util, "find_spec", lambda m: None if m in missing else find(m))
     monkeypatch.setattr(speed, "SIZES", {"default": Config(**{**SMALL, "epochs": 1})})
-    monkeypatch.setattr(peers, "WORKLOADS", (("default", 1),))
+    monkeypatch.setattr(peers, "WORKLOADS", [("default", 1, 1)])
     out = tmp_path / "speed.json"
     out.write_text(json.dumps({"schema": 1, "training": "kept"}))
     assert peers.main(["--rounds", "1", "--out", str(out)]) == 0
     assert "JAX: skipped, jax is not installed" in capsys.readouterr().out
     report = json.loads(out.read_text())
     (table, _) = peers.tables(report).values()
-    assert re.search(rf"\| {peers.OURS} \| \d+\.\d\d s \| 1\.00 \(1\.00 to 1\.00\) \|", table)
+    assert table.count("| 1.00 (1.00 to 1.00) | ") == 5  # two models and the process; one and it
     assert (report["schema"], report["training"]) == (1, "kept")
-    assert {*report["peers"]["skipped"]} == {*peers.LIBRARIES} - {peers.OURS}
+    assert {*report["peers"]["skipped"]} == {*peers.LIBRARIES} - {*peers.OURS.values()}
