@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from compete_to_compute import (
-    METRICS,
     STATUSES,
     InputError,
     adjust,
@@ -28,7 +27,7 @@ from compete_to_compute import (
     summarise,
     verdict,
 )
-from study.conditions import FAMILIES, Condition, Row, by_key, finished_runs
+from study.conditions import FAMILIES, Condition, Rows, by_key, finished_runs
 from study.runs import CONDITIONS, PAIR, record_from
 from study.tables import MISSING, Column, estimate, markdown, number
 
@@ -37,7 +36,8 @@ Numbers = dict[str, Any]
 
 # What is summarised of each run; the first task is the one that has longest to be forgotten.
 MEASURES: dict[str, Callable[[Record], float | None]] = {
-    **{metric: lambda record, metric=metric: record[metric] for metric in METRICS},
+    "forgetting": lambda record: record["forgetting"],
+    "average_accuracy": lambda record: record["average_accuracy"],
     "learned": lambda record: record["accuracy_matrix"][1][0],
     "kept": lambda record: record["accuracy_matrix"][-1][0],
     "last_task": lambda record: record["accuracy_matrix"][-1][-1],
@@ -52,7 +52,6 @@ PAPER_ERRORS = {
     "relu": ((1.30, 0.13), (16.63, 6.07)),
 }
 POOLED = "each seed's mean over all of these"
-VERDICTS = ("LWTA forgets less", "ReLU forgets less", "alike", "undecided")
 
 
 @dataclass
@@ -61,9 +60,10 @@ class Result:
 
     `records` are all runs by activation and seed; `tested_in` is the family that tests them, None
     where nothing is tested. `numbers` has for each activation how many runs are there (`run`; `ok`
-    and the other statuses; `failed`; `missed` the target loss) and the means over those that are
-    ok; for ReLU minus LWTA what `compare` gives, `verdict`, and `differences` in other measures;
-    `at_chance` if any run failed; `change` against another condition; and `kernels`.
+    and the other statuses; `failed`; `missed` the target loss) and each measure over those that
+    are ok; for ReLU minus LWTA what `compare` gives, `verdict`, `last_task`, `average_accuracy`,
+    and `at_chance`, which is average accuracy with failed runs as guessing; and `change` against
+    another condition.
     """
 
     family: str
@@ -80,11 +80,8 @@ class Result:
 
     def values(self, model: str, measure: str = "forgetting") -> dict[int, float]:
         """A measure of the runs that are ok and have it, by seed."""
-        values = {
-            seed: MEASURES[measure](record)
-            for seed, record in self.records[model].items()
-            if record["status"] == "ok"
-        }
+        ok = {s: r for s, r in self.records[model].items() if r["status"] == "ok"}
+        values = {seed: MEASURES[measure](record) for seed, record in ok.items()}
         return {seed: value for seed, value in values.items() if value is not None}
 
     def gap(self) -> dict[int, float]:
@@ -102,72 +99,50 @@ def shared(first: dict[int, float], second: dict[int, float]) -> list[list[float
     return [[values[seed] for seed in seeds] for values in (first, second)]
 
 
-def described(first: dict[int, float], second: dict[int, float]) -> Numbers:
-    """A paired comparison without a test."""
-    difference = [round(a - b, 9) for a, b in zip(*shared(first, second), strict=True)]
-    wins, losses = sum(d > 0 for d in difference), sum(d < 0 for d in difference)
-    return {"difference": summarise(difference), "wins": wins, "losses": losses}
+def minus(first: dict[int, float], second: dict[int, float]) -> Numbers:
+    """A summary of the paired difference."""
+    return summarise([round(a - b, 9) for a, b in zip(*shared(first, second), strict=True)])
 
 
-def model_numbers(result: Result, model: str) -> Numbers:
-    """The numbers of one activation by itself."""
-    records = list(result.records[model].values())
-    ok = [record for record in records if record["status"] == "ok"]
-    counts = Counter(record["status"] for record in records)
-
-    def mean(name: str) -> list[Any] | None:
-        return np.mean([record[name] for record in ok], axis=0).tolist() if ok else None
-
-    return {
-        **{status: counts[status] for status in STATUSES},
-        **{"run": len(records), "failed": len(records) - len(ok)},
-        "missed": sum(not all(record["target_reached"] or [True]) for record in ok),
-        **{"epochs": mean("epochs"), "matrix": mean("accuracy_matrix")},
-        **{name: summarise([value(record) for record in ok]) for name, value in MEASURES.items()},
-    }
-
-
-def pair_numbers(result: Result) -> Numbers:
-    """ReLU against LWTA, with a test only if the condition is one of its family's tests."""
-    relu, lwta = map(result.values, PAIR)
-    is_tested = result.tested_in == result.family
-    numbers = compare(*shared(relu, lwta)) if is_tested else described(relu, lwta)
-    numbers["differences"] = {
-        name: described(*(result.values(m, name) for m in PAIR))["difference"] for name in MEASURES
-    }
-    both = result.records["relu"].keys() & result.records["lwta"].keys()
-    numbers["pairs_run"] = len(both)
-    if any(result.records[model][seed]["status"] != "ok" for model in PAIR for seed in both):
-        # Failed runs count as guessing, so that nobody wins by failing.
-        worth = {
-            model: {
-                seed: chance(result.condition.config(model))
-                if result.records[model][seed]["status"] != "ok"
-                else result.records[model][seed]["average_accuracy"]
-                for seed in both
-            }
-            for model in PAIR
+def set_numbers(result: Result, base: Result | None = None) -> None:
+    """Fill in a result's numbers, tested if its family does; `base` is what it is compared with."""
+    for model, records in result.records.items():
+        ok = [record for record in records.values() if record["status"] == "ok"]
+        counts = Counter(record["status"] for record in records.values())
+        result.numbers[model] = {
+            **{status: counts[status] for status in STATUSES},
+            **{"run": len(records), "failed": len(records) - len(ok)},
+            "missed": sum(not all(record["target_reached"] or [True]) for record in ok),
+            **{name: summarise([of(record) for record in ok]) for name, of in MEASURES.items()},
         }
-        numbers["at_chance"] = {m: summarise(list(values.values())) for m, values in worth.items()}
-        numbers["at_chance"]["difference"] = described(*worth.values())["difference"]
-    return numbers
+    relu, lwta = map(result.values, PAIR)
+    if result.tested_in == result.family:
+        result.numbers |= compare(*shared(relu, lwta))
+    else:
+        signs = Counter(np.sign([round(gap, 9) for gap in result.gap().values()]))
+        wins, losses = signs[1], signs[-1]
+        result.numbers |= {"difference": minus(relu, lwta), "wins": wins, "losses": losses}
+    for name in ("last_task", "average_accuracy"):
+        result.numbers[name] = minus(*(result.values(model, name) for model in PAIR))
+    guessing = chance(result.condition.config("relu"))
+    worth = [
+        {s: r["average_accuracy"] if r["status"] == "ok" else guessing for s, r in records.items()}
+        for records in map(result.records.__getitem__, PAIR)
+    ]
+    result.numbers["at_chance"] = minus(*worth)  # so that nobody wins by failing
+    if base:
+        result.numbers["change"] = changed(result, base)
 
 
 def changed(result: Result, base: Result) -> Numbers:
     """What a condition changes against another one, over the seeds that both have.
 
-    Per activation the differences in forgetting and average accuracy, this minus the other; the
-    change of ReLU minus LWTA; and the ratio of the standard deviations of ReLU minus LWTA, with
-    its 95 % interval from 10,000 bootstrap samples of seeds (percentiles).
+    Each activation's forgetting, and ReLU minus LWTA, this minus the other; and the ratio of the
+    standard deviations of ReLU minus LWTA, with its 95 % interval from 10,000 bootstrap samples of
+    seeds (percentiles).
     """
-    numbers: Numbers = {
-        model: {
-            metric: described(*(r.values(model, metric) for r in (result, base)))["difference"]
-            for metric in ("forgetting", "average_accuracy")
-        }
-        for model in result.condition.activations
-    }
-    numbers["difference"] = described(result.gap(), base.gap())["difference"]
+    numbers: Numbers = {m: minus(result.values(m), base.values(m)) for m in result.records}
+    numbers["difference"] = minus(result.gap(), base.gap())
     here, there = map(np.array, shared(result.gap(), base.gap()))
     if len(here) >= 10:
         sample = np.random.default_rng(0).integers(len(here), size=(10_000, len(here)))
@@ -184,11 +159,13 @@ def pool(results: Sequence[Result]) -> Result:
     for seed in sorted(set.intersection(*(set(result.gap()) for result in results))):
         for model in PAIR:
             several = [result.records[model][seed] for result in results]
-            means = {metric: float(np.mean([r[metric] for r in several])) for metric in METRICS}
-            matrix = np.mean([r["accuracy_matrix"] for r in several], axis=0).tolist()
-            records[model][seed] = {**several[0], **means, "accuracy_matrix": matrix}
-    condition = Condition(POOLED, seeds=results[0].condition.seeds)
-    return Result(results[0].family, condition, records, results[0].family)
+            means = {
+                name: np.mean([record[name] for record in several], axis=0).tolist()
+                for name in ("forgetting", "average_accuracy", "accuracy_matrix")
+            }
+            records[model][seed] = {"status": "ok", "target_reached": None, **means}
+    family = results[0].family
+    return Result(family, Condition(POOLED, seeds=results[0].condition.seeds), records, family)
 
 
 @cache
@@ -199,9 +176,7 @@ def analyse() -> dict[str, dict[str, Result]]:
     return {name: analyse_family(name, table, tested_in) for name in FAMILIES}
 
 
-def analyse_family(
-    name: str, table: dict[Any, list[Row]], tested_in: dict[Any, str]
-) -> dict[str, Result]:
+def analyse_family(name: str, table: Rows, tested_in: dict[Any, str]) -> dict[str, Result]:
     """The results of one family; `tested_in` has the family of each pair of runs so far."""
     family, results = FAMILIES[name], {}
     for condition in family.conditions:
@@ -212,18 +187,14 @@ def analyse_family(
         result = results[condition.label] = Result(name, condition, records)
         if not family.exploratory and not condition.config("relu").joint:
             pairs = list(zip(*(condition.keys(model).values() for model in PAIR), strict=True))
-            earlier = [tested_in[pair] for pair in pairs if pair in tested_in]
-            result.tested_in = earlier[0] if earlier else name
+            result.tested_in = next((tested_in[pair] for pair in pairs if pair in tested_in), name)
             tested_in |= dict.fromkeys(pairs, result.tested_in)
-    for result in results.values():
-        models = {model: model_numbers(result, model) for model in result.condition.activations}
-        kernels = Counter(r["blas_kernel"] for m in models for r in result.records[m].values())
-        result.numbers = {**models, **pair_numbers(result), "kernels": dict(kernels)}
-        if base := family.base(result.condition):
-            result.numbers["change"] = changed(result, results[base.label])
+    for place, result in results.items():
+        base = result.condition.against
+        set_numbers(result, results[base] if base not in (None, place) else None)
     if family.pooled:
-        result = results[POOLED] = pool(list(results.values()))
-        result.numbers = {**{m: model_numbers(result, m) for m in PAIR}, **pair_numbers(result)}
+        results[POOLED] = pool(list(results.values()))
+        set_numbers(results[POOLED])
     tested = [result.numbers for result in results.values() if result.tested_in == name]
     adjust(tested)
     for numbers in tested:
@@ -231,42 +202,18 @@ def analyse_family(
     return results
 
 
-def totals(name: str) -> Numbers:
-    """A family's counts of runs, and of verdicts over its tests; the range of its differences."""
-    results = list(analyse()[name].values())
-    runs = [
-        record
-        for condition in FAMILIES[name].conditions
-        for by_seed in analyse()[name][condition.label].records.values()
-        for record in by_seed.values()
-    ]
-    words = [result.numbers.get("verdict") or "" for result in results]
-    means = [r.numbers["difference"]["mean"] for r in results if r.numbers["difference"]["n"]]
-    return {
-        "conditions": len(FAMILIES[name].conditions),
-        "planned": sum(c.seeds * len(c.activations) for c in FAMILIES[name].conditions),
-        "runs": len(runs),
-        "failed": sum(record["status"] != "ok" for record in runs),
-        "tested": sum(result.tested_in == name for result in results),
-        **{text: sum(word.startswith(text) for word in words) for text in VERDICTS},
-        **({"least": min(means), "most": max(means)} if means else {}),
-    }
-
-
 def quantity(place: str) -> Any:
-    """A number or a word: "family/condition:name", or "family:name" for its `totals`.
+    """A number or a word: "family/condition:name"; the condition may be "pooled".
 
     Names are those of `Result.row` with dots between, like "relu.forgetting.std",
-    "difference.low", "change.lwta.forgetting", "relu.matrix.2.0", and "records.relu.0.forgetting"
-    of seed 0. A summary alone stands for its mean. Raises `InputError` where there is nothing.
+    "difference.low", "change.lwta", and "records.relu.0.forgetting" of seed 0. A summary alone
+    stands for its mean. Raises `InputError` where there is nothing.
     """
     where, _, name = place.rpartition(":")
     family, _, condition = where.partition("/")
     try:
-        value: Any = totals(family)
-        if condition:
-            result = analyse()[family][POOLED if condition == "pooled" else condition]
-            value = {**result.row(), "records": result.records}
+        result = analyse()[family][POOLED if condition == "pooled" else condition]
+        value: Any = {**result.row(), "records": result.records}
         for part in name.split("."):
             if part in ("low", "high"):
                 value = value["ci95"][part == "high"]
@@ -283,23 +230,20 @@ def quantity(place: str) -> Any:
 def pairs_text(row: Numbers) -> str:
     """How many pairs there are, how many were planned if more, and what failed."""
     n, planned = row["difference"]["n"], row["planned"]
+    failed = [f"{label(model)} {row[model]['failed']}" for model in PAIR if row[model]["failed"]]
     text = f"{n} of {planned}" if n < planned else f"{n}"
-    if row["pairs_run"] < planned:
-        text += f", {row['pairs_run']} run"
-    failed = [f"{label(m)} {row[m]['failed']}" for m in PAIR if row[m]["failed"]]
     return text + (f", failed: {', '.join(failed)}" if failed else "")
-
-
-def verdict_text(row: Numbers) -> str:
-    """The verdict without the difference that could have been shown; for a reference, where."""
-    if row["tested_in"] not in (None, row["family"]):
-        return f"tested in `{row['tested_in']}`"
-    return (row.get("verdict") or MISSING).partition(":")[0]
 
 
 def p_text(row: Numbers) -> str:
     """The adjusted p-value of what is tested."""
     return MISSING if row.get("p_adjusted") is None else f"{row['p_adjusted']:.3g}"
+
+
+def verdict_text(row: Numbers) -> str:
+    """The verdict; for a reference, where it is tested."""
+    is_here = row["tested_in"] in (None, row["family"])
+    return row.get("verdict") or MISSING if is_here else f"tested in `{row['tested_in']}`"
 
 
 def ratio_text(row: Numbers) -> str:
@@ -314,13 +258,6 @@ def trained_text(row: Numbers) -> str:
     if row["run"] < row["planned"]:
         text += f", {row['planned']} planned"
     return text + (f", {row['missed']} missed the target loss" if row["missed"] else "")
-
-
-def error_text(error: Numbers) -> str:
-    """A test error in %: mean, standard deviation and median."""
-    if error["std"] is None:
-        return number(error["mean"], 2)
-    return f"{error['mean']:.2f} ± {error['std']:.2f}, median {error['median']:.2f}"
 
 
 def summary(head: str, *names: str, sign: bool = True) -> Column:
@@ -341,85 +278,62 @@ FORGETTING = (
     Column("ReLU", lambda row: number(row["relu"]["forgetting"]["mean"])),
     Column("LWTA", lambda row: number(row["lwta"]["forgetting"]["mean"])),
     summary("ReLU minus LWTA, 95 % interval", "difference"),
-    Column("median", lambda row: number(row["difference"]["median"], sign=True)),
+    Column("LWTA over ReLU", ratio_text),
     Column("LWTA's wins", lambda row: f"{row['wins']}"),
+    summary("last task's accuracy, ReLU minus LWTA", "last_task"),
+    summary("average accuracy, failed runs as guessing", "at_chance"),
 )
-TESTED = (
-    Column("p, adjusted", p_text),
-    Column("could show", lambda row: number(row.get("smallest_detectable"))),
-    Column("verdict", verdict_text),
-)
-EXPLORED = (Column("LWTA over ReLU", ratio_text),)
-BESIDE = (
-    summary("ReLU minus LWTA: Task 1 learned", "differences", "learned"),
-    summary("last task", "differences", "last_task"),
-    summary("average accuracy", "differences", "average_accuracy"),
-)
-AT_CHANCE = summary("the same, failed runs at chance", "at_chance", "difference")
+TESTED = (Column("p, adjusted", p_text), Column("verdict", verdict_text))
 CHANGES = (
     CONDITION,
-    summary("forgetting, ReLU", "change", "relu", "forgetting"),
-    summary("forgetting, LWTA", "change", "lwta", "forgetting"),
-    summary("average accuracy, ReLU", "change", "relu", "average_accuracy"),
-    summary("average accuracy, LWTA", "change", "lwta", "average_accuracy"),
-    summary("of ReLU minus LWTA", "change", "difference"),
+    summary("forgetting, ReLU", "change", "relu"),
+    summary("forgetting, LWTA", "change", "lwta"),
+    summary("ReLU minus LWTA", "change", "difference"),
     summary("ratio of its std", "change", "spread_ratio", sign=False),
 )
 ACTIVATION = (
     CONDITION,
     Column("activation", lambda row: label(row["model"])),
     Column("trained", trained_text),
+    summary("forgetting", "forgetting", sign=False),
 )
-MODELS = (
+ACCURACIES = (
     *ACTIVATION,
     summary("first task learned", "learned", sign=False),
-    summary("first task at the end", "kept", sign=False),
+    summary("at the end", "kept", sign=False),
     summary("last task at the end", "last_task", sign=False),
-    summary("average accuracy", "average_accuracy", sign=False),
-    summary("forgetting", "forgetting", sign=False),
-    summary("forward transfer", "forward_transfer", sign=False),
 )
+
+
+def paper_columns(head: str, name: str, moment: int) -> list[Column]:
+    """Task 1's test error in %, mean and standard deviation, beside the paper's."""
+    ours, theirs = (lambda row: row[name]), (lambda row: PAPER_ERRORS[row["model"]][moment])
+    return [
+        Column(head, lambda row: f"{number(ours(row)['mean'], 2)} ± {number(ours(row)['std'], 2)}"),
+        Column("the paper's", lambda row: "{:.2f} ± {:.2f}".format(*theirs(row))),
+    ]
+
+
 PAPER = (
     *ACTIVATION,
-    Column("test error of Task 1 after Task 1, %", lambda row: error_text(row["error_learned"])),
-    Column("the paper's", lambda row: "{:.2f} ± {:.2f}".format(*PAPER_ERRORS[row["model"]][0])),
-    Column("after Task 2, %", lambda row: error_text(row["error_kept"])),
-    Column("the paper's", lambda row: "{:.2f} ± {:.2f}".format(*PAPER_ERRORS[row["model"]][1])),
-)
-MATRIX = (
-    Column("activation", lambda row: label(row["model"])),
-    Column(
-        "mean accuracy on each task: before training, then after each task",
-        lambda row: "; ".join(" ".join(map(number, accuracies)) for accuracies in row["matrix"]),
-    ),
-)
-OVERVIEW = (
-    Column("family", lambda name: f"`{name}`"),
-    Column("question", lambda name: FAMILIES[name].question),
-    *(
-        Column(text, lambda name, text=text: f"{totals(name)[text]}")
-        for text in ("conditions", "tested", *VERDICTS, "runs", "planned", "failed")
-    ),
+    *paper_columns("Task 1 error after Task 1, %", "error_learned", 0),
+    *paper_columns("after Task 2, %", "error_kept", 1),
 )
 
 
 def tables() -> dict[str, str]:
     """Every table of the study of conditions in Markdown, by its title."""
-    pages = {"families": markdown(OVERVIEW, FAMILIES)}
+    pages = {}
     for name, family in FAMILIES.items():
         results = analyse()[name].values()
         rows = [r.row() for r in results if not r.condition.config("relu").joint]
-        columns = [*FORGETTING, *(EXPLORED if family.exploratory else TESTED), *BESIDE]
-        if any("at_chance" in row for row in rows):
-            columns.append(AT_CHANCE)
+        columns = FORGETTING if family.exploratory else (*FORGETTING, *TESTED)
         pages[f"{name}: {family.question}"] = markdown(columns, rows)
         if moved := [row for row in rows if "change" in row]:
             pages[f"{name}: change against another condition"] = markdown(CHANGES, moved)
-        if family.detailed:
-            rows = [r.row(model) for r in results for model in r.condition.activations]
-            pages[f"{name}: each activation"] = markdown(MODELS, rows)
-            if name == "paper-chosen":
-                pages[f"{name}: the paper's table"] = markdown(PAPER, rows)
-            if name == "five-task":
-                pages[f"{name}: accuracies"] = markdown(MATRIX, rows)
+        by_model = [r.row(model) for r in results for model in r.records]
+        is_paper = name.startswith("paper")
+        if is_paper or len(by_model) > len(PAIR) * len(results):
+            columns = PAPER if is_paper else ACCURACIES
+            pages[f"{name}: each activation"] = markdown(columns, by_model)
     return pages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compete_to_compute import label
-from study.analysis import PAPER_ERRORS, Numbers, Result, analyse
+from study.analysis import PAPER_ERRORS, POOLED, Numbers, Result, analyse
 from study.runs import ALL_THREE, FIGURES, PAIR
 from visualize_compete_to_compute import colour, save_figure
 
@@ -24,21 +24,23 @@ def phase_figure(family: str, x: str, y: str, limit: float) -> Figure:
     A difference of `limit` or more has the full colour.
     """
     results = [r for r in analyse()[family].values() if {x, y} <= r.condition.changes.keys()]
-    panels: tuple[tuple[str, Callable[[Numbers], Any], str, float | None], ...] = (
-        ("Forgetting, ReLU minus LWTA", lambda n: n["difference"], "RdBu", limit),
-        ("Task 2, ReLU minus LWTA", lambda n: n["differences"]["last_task"], "PuOr", limit),
-        ("Forgetting, ReLU", lambda n: n["relu"]["forgetting"], "Oranges", None),
-        ("Forgetting, LWTA", lambda n: n["lwta"]["forgetting"], "Blues", None),
+    panels: tuple[tuple[str, Callable[[Numbers], Any], str, Sequence[str]], ...] = (
+        ("Forgetting, ReLU minus LWTA", lambda n: n["difference"], "RdBu", PAIR),
+        ("Task 2, ReLU minus LWTA", lambda n: n["last_task"], "PuOr", PAIR),
+        ("Forgetting, ReLU", lambda n: n["relu"]["forgetting"], "Oranges", ["relu"]),
+        ("Forgetting, LWTA", lambda n: n["lwta"]["forgetting"], "Blues", ["lwta"]),
     )
-    figure, grid = plt.subplots(2, 2, figsize=(8, 7.5), layout="constrained")
-    for axes, (name, *panel) in zip(grid.flat, panels, strict=True):
-        draw_cells(axes, results, (x, y), *panel)
+    figure, grid = plt.subplots(2, 2, figsize=(9, 8.5), layout="constrained")
+    for axes, (name, summary, colours, models) in zip(grid.flat, panels, strict=True):
+        top = limit if len(models) == 2 else None
+        draw_cells(axes, results, (x, y), summary, colours, models, top)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel(x.replace("_", " ").replace("lr", "learning rate"))
         axes.set_ylabel(y.replace("_", " "))
     figure.suptitle(
-        "Bold: the 95 % interval excludes zero. R, L: share of ReLU's and LWTA's runs that fail;\n"
-        f"white: no pair or run is left. Differences have their full colour at {limit}.",
+        "n: pairs above, runs below. Bold: the 95 % interval excludes zero. White: none is left.\n"
+        "R, L: share of ReLU's and LWTA's runs that fail. Differences have their full colour at "
+        f"{limit}.",
         fontsize=10,
     )
     return figure
@@ -50,12 +52,13 @@ def draw_cells(
     fields: tuple[str, str],
     summary: Callable[[Numbers], Any],
     colours: str,
+    models: Sequence[str],
     limit: float | None,
 ) -> None:
-    """A cell a condition, with its mean as colour and text, bold where its interval excludes zero.
+    """A cell a condition: its mean as colour and text, of how many, and which runs failed of whom.
 
-    With a `limit` the colours are even about zero and saturate there. Below the mean stands which
-    share of ReLU's (R) and LWTA's (L) runs failed.
+    With a `limit` the colours are even about zero and saturate there, and a mean is bold where its
+    interval excludes zero.
     """
     x, y = (sorted({result.condition.changes[name] for result in results}) for name in fields)
     means = np.full((len(y), len(x)), np.nan)
@@ -65,59 +68,59 @@ def draw_cells(
             for values, name in zip((x, y), fields, strict=True)
         )
         numbers, lines = summary(result.numbers), []
-        if numbers["mean"] is not None:
+        if numbers["n"]:
             means[row, column] = numbers["mean"]
             text = f"{numbers['mean']:{'+' if limit else ''}.3f}"
             is_shown = limit and numbers["ci95"] and np.prod(numbers["ci95"]) > 0
-            lines = [rf"$\mathbf{{{text}}}$" if is_shown else text]
-        failed = {m: result.numbers[m]["failed"] / max(result.numbers[m]["run"], 1) for m in PAIR}
+            lines = [rf"$\mathbf{{{text}}}$" if is_shown else text, f"n = {numbers['n']}"]
+        failed = {m: result.numbers[m]["failed"] / max(result.numbers[m]["run"], 1) for m in models}
         lines += [f"{m[0].upper()} {share:.0%} fail" for m, share in failed.items() if share]
         axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=6.5)
     top = limit or np.nanmax([0.1, *means[np.isfinite(means)]])
-    axes.imshow(
-        means,
-        cmap=colours,
-        vmin=-top if limit else 0,
-        vmax=top,
-        origin="lower",
-        alpha=0.6,
-        aspect="auto",
-    )
+    look = {"cmap": colours, "origin": "lower", "aspect": "auto", "alpha": 0.6}
+    axes.imshow(means, vmin=-top if limit else 0, vmax=top, **look)
     axes.set_xticks(range(len(x)), x)
     axes.set_yticks(range(len(y)), y)
 
 
-# --- All conditions -------------------------------------------------------------------------------
+# --- Tested conditions ----------------------------------------------------------------------------
 
 
-def summary_figure() -> Figure:
-    """A row a tested condition: ReLU minus LWTA with its interval, coloured by the verdict."""
+def summary_figure(places: Collection[str]) -> Figure:
+    """A row for each tested condition among these: ReLU minus LWTA, coloured by the verdict.
+
+    A place is "family/condition", as `quantity` has it; of others nothing is shown.
+    """
     rows = []
     for family, results in analyse().items():
         for name, result in results.items():
-            difference, said = result.numbers["difference"], result.numbers.get("verdict")
-            if said:
-                text = family if name == family else f"{family}: {name}"
-                rows.append((difference, f"{text} (n = {difference['n']})", said))
+            place = f"{family}/{'pooled' if name == POOLED else name}"
+            if result.numbers.get("verdict") and place in places:
+                text = family if name == family else place.replace("/", ": ")
+                rows.append((result.numbers["difference"], result.numbers["verdict"], text))
     rows.sort(key=lambda row: row[0]["mean"])
-    colours = {
-        "LWTA forgets less": colour("lwta"),
-        "ReLU forgets less": colour("relu"),
-        "alike within 0.010": "black",
-        "undecided": "0.6",
-    }
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.17 * len(rows)), layout="constrained")
-    for said, shade in colours.items():
-        places = [y for y, row in enumerate(rows) if row[2].startswith(said)]
-        means = np.array([rows[y][0]["mean"] for y in places])
-        half = np.array([rows[y][0]["ci95"][1] for y in places]) - means
-        axes.errorbar(means, places, xerr=half, fmt="o", color=shade, markersize=4, label=said)
+    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.19 * len(rows)), layout="constrained")
+    shades = {"LWTA forgets less": colour("lwta"), "ReLU forgets less": colour("relu")}
+    for said, shade in {**shades, "alike": "black", "undecided": "0.6"}.items():
+        ends = [
+            (difference["mean"], difference["ci95"][1], y)
+            for y, (difference, found, _) in enumerate(rows)
+            if found.startswith(said)
+        ]
+        means, high, y = np.array(ends).reshape(-1, 3).T
+        axes.errorbar(means, y, xerr=high - means, fmt="o", color=shade, ms=4, label=said)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [text for _, text, _ in rows], fontsize=7)
+    labels = [f"{text} (n = {difference['n']})" for difference, _, text in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(-1, len(rows))
     axes.set_xlabel("forgetting of ReLU minus LWTA, 95 % interval, unadjusted")
     axes.grid(axis="x", alpha=0.2)
-    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    figure.suptitle(
+        "Who forgets less in the tested conditions that the report gives numbers of;\n"
+        "n: pairs; colour: the verdict",
+        fontsize=10,
+    )
     return figure
 
 
@@ -166,12 +169,12 @@ def draw_errors(axes: Axes, results: Sequence[Result], model: str, shift: float)
     axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, **look)
 
 
-def draw_all() -> None:
-    """Write every figure of the study of conditions."""
+def draw_all(places: Collection[str]) -> None:
+    """Write every figure of the study of conditions; `places` are those that the pages speak of."""
     figures = {
         "phase_diagram": phase_figure("optimiser", "lr", "momentum", 0.05),
         "start": phase_figure("start-rate", "lr", "init_scale", 0.15),
-        "summary": summary_figure(),
+        "summary": summary_figure(places),
         "paper": paper_figure(),
     }
     for name, figure in figures.items():

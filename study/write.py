@@ -4,10 +4,9 @@
 
 People write README.md and study/README.md; a number in their prose stands between anchors that a
 reader does not see, `<!--=PLACE @ FORMAT-->` before it and `<!--/-->` behind it, and is put there
-from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, or
-`speed:NAME` or `movement:NAME`; FORMAT is Python's. Tables go between `<!--table TITLE-->` and
-`<!--/table-->`.
-study/tables.md has every table, and is written whole.
+from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, `speed:NAME`,
+`movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT is Python's. Tables go between
+`<!--table TITLE-->` and `<!--/table-->`. study/tables.md has every table, and is written whole.
 """
 
 from __future__ import annotations
@@ -59,10 +58,13 @@ def measured(name: str) -> dict[str, float]:
 def quantity(place: str) -> Any:
     """The number or word at a place; `InputError` where there is none."""
     source, _, name = place.partition(":")
-    if source in ("speed", "movement"):
-        if name not in measured(source):
-            raise InputError(f"{place}: there is no such quantity")
-        return measured(source)[name]
+    try:
+        if source == "size":
+            return (STUDY.parent / name).stat().st_size / 1000
+        if source in ("speed", "movement"):
+            return measured(source)[name]
+    except (OSError, KeyError):
+        raise InputError(f"{place}: there is no such quantity") from None
     is_mechanism = source.partition("/")[0] == "mechanism"
     return (mechanism_analysis if is_mechanism else analysis).quantity(place)
 
@@ -96,12 +98,6 @@ def filled(page: str) -> str:
     return TABLE.sub(put_table, NUMBER.sub(put_number, page))
 
 
-def all_tables() -> str:
-    """The contents of study/tables.md."""
-    sections = [f"## {title}\n\n{table}\n" for title, table in tables().items()]
-    return "\n".join(["# Every table\n\nMade by `python3 -m study write`.\n", *sections])
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages, the tables and the figures; the exit status."""
     parser = OneLineParser(
@@ -109,14 +105,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     contents: dict[Path, str] = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES}
-    contents[TABLES] = all_tables()
+    places = [m["place"] for text in contents.values() for m in NUMBER.finditer(text)]
+    sections = [f"## {title}\n\n{table}\n" for title, table in tables().items()]
+    contents[TABLES] = "\n".join(
+        ["# Every table\n\nMade by `python3 -m study write`.\n", *sections]
+    )
     for path in contents:
         check_writable(path)
     for path, text in contents.items():
         write_or_stop(path, text.encode())
         print(f"Wrote {path}")
     FIGURES.mkdir(exist_ok=True)
-    figures.draw_all()
+    figures.draw_all({place.rpartition(":")[0] for place in places})
     mechanism_figures.draw_all()
     save_figure(movement.movement_figure(saved("movement")), FIGURES / "movement.png")
     return 0

@@ -12,22 +12,19 @@ from study.write import NUMBER, PAGES, TABLE, filled
 TEXTS = {page.parent.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 
-@pytest.mark.parametrize("page", TEXTS)
-def test_a_page_is_what_the_runs_give(page: str) -> None:
-    assert filled(TEXTS[page]) == TEXTS[page]
+def test_numbers_and_tables_in_the_pages_are_put_there_from_the_runs() -> None:
+    for page in TEXTS.values():
+        emptied = re.sub(r"(<!--=[^>]+-->).*?<!--/-->", r"\1<!--/-->", page)
+        emptied = re.sub(
+            r"(<!--table .+?-->\n).*?<!--/table-->", r"\1<!--/table-->", emptied, flags=re.S
+        )
+        assert filled(emptied) == page
 
 
-def test_a_changed_number_is_put_right() -> None:
-    page = next(text for text in TEXTS.values() if NUMBER.search(text))
-    place = NUMBER.search(page)
-    assert place
-    changed = place[0].partition("-->")[0] + "-->0.123<!--/-->"
-    assert filled(changed) == place[0]
-
-
-def test_a_place_without_a_number_is_named() -> None:
-    with pytest.raises(InputError, match="published/published:no_such_number"):
-        filled("<!--=published/published:no_such_number-->1<!--/-->")
+@pytest.mark.parametrize("place", ["speed:no_such_number", "size:no_such_file"])
+def test_a_place_without_a_number_is_named(place: str) -> None:
+    with pytest.raises(InputError, match=place):
+        filled(f"<!--={place}-->1<!--/-->")
 
 
 @pytest.mark.parametrize("page", TEXTS)
