@@ -1,21 +1,23 @@
-"""What is measured inside a network: of its gates, its weights, its features and its loss.
+"""What is measured inside a network: of its gates, its weights and its features.
 
-Pure functions; `measure_run` puts them together for one run. *Gates* are bool (units, images):
-which units an image makes active. Of a layer's many units the measures are means.
+A measure is a function that gives numbers by name; the tables above `measure_run` say what it is
+measured of. *Gates* are bool (units, images): which units an image makes active. *Digits*, int
+(images,), say what each image shows, 0-4 of Task 1 or 5-9 of Task 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from compete_to_compute import DIGITS, MLP, TEST_BATCH, Task, cross_entropy_gradient, layer_views
+from compete_to_compute import DIGITS, MLP, TEST_BATCH, Task, Workspace
 
 CHECKPOINTS = ("before", "after Task 1", "after Task 2")
+Numbers = dict[str, float]
 
 
 @dataclass
@@ -26,117 +28,61 @@ class Checkpoint:
     gates: list[np.ndarray]  # per hidden layer (units, images of Task 1, then of Task 2)
 
 
+def passes(network: MLP, inputs: np.ndarray, classes: np.ndarray) -> Iterator[Workspace]:
+    """What a forward pass of some images leaves, `TEST_BATCH` after `TEST_BATCH` of them."""
+    for first in range(0, len(inputs), TEST_BATCH):
+        part = inputs[first : first + TEST_BATCH]
+        network.forward(part, classes)
+        yield network.workspace(len(part))
+
+
 def gates_on_tests(network: MLP, tasks: Sequence[Task]) -> list[np.ndarray]:
     """The gates of each hidden layer on all test images, task by task."""
-    pieces = []
-    for task in tasks:
-        for first in range(0, len(task.test_labels), TEST_BATCH):
-            inputs = task.test_inputs[first : first + TEST_BATCH]
-            network.forward(inputs, task.classes)
-            pieces.append([gate > 0 for gate in network.workspace(len(inputs)).gates])
+    pieces = [
+        [gate > 0 for gate in work.gates]
+        for task in tasks
+        for work in passes(network, task.test_inputs, task.classes)
+    ]
     return [np.concatenate(layer, axis=1) for layer in zip(*pieces, strict=True)]
 
 
-def measure_run(tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
-    """All measures of a run, from its three `CHECKPOINTS`: layer by layer, moment by moment."""
-    digits = np.concatenate([task.classes[task.test_labels] for task in tasks])
-    task_of_image = np.repeat([0, 1], [len(task.test_labels) for task in tasks])
-    is_first = task_of_image == 0
-    _, after_first, after_second = checkpoints
-    return {
-        "layers": [
-            [layer_measures(gates, task_of_image, digits) for gates in checkpoint.gates]
-            for checkpoint in checkpoints
-        ],
-        "changed": [
-            changed_gates(before[:, is_first], after[:, is_first])
-            for before, after in zip(after_first.gates, after_second.gates, strict=True)
-        ],
-        "weights": [
-            changed_weights(before[:, :-1], after[:, :-1])
-            for before, after in zip(
-                after_first.network.weights[:-1], after_second.network.weights[:-1], strict=True
-            )
-        ],
-        "probe": {
-            name: probe_accuracy(checkpoint.network, tasks[0])
-            for name, checkpoint in zip(CHECKPOINTS, checkpoints, strict=True)
-        },
-        "switch": {
-            f"{what} of Task {number}": value
-            for number, task in enumerate(tasks, start=1)
-            for what, value in sharpness(after_first.network, task).items()
-        },
-    }
+# --- Gates of a layer -----------------------------------------------------------------------------
 
 
-# --- Gates and weights ----------------------------------------------------------------------------
+def activity(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+    """The share of units that are active."""
+    return {"activity": float(gates.mean(axis=1).mean())}
 
 
-def layer_measures(
-    gates: np.ndarray, task_of_image: np.ndarray, digits: np.ndarray
-) -> dict[str, float]:
-    """How one layer's active units tell the tasks apart; task and digit of each image (images,).
+def segregation(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+    """How differently the tasks use the units, means over units.
 
-    `activity`: the share of units that are active. Segregation, means over units: `gap`, |a - b|
-    for a unit that is active on the shares a and b of the tasks' images, and `information`, the
-    mutual information of "the unit is active" and "the task", in bits. Units tell digits apart,
-    and so they tell any two sets of digits apart: `gap_chance` and `information_chance` are means
-    over all other ways to part the ten digits into five and five. Overlap, means over pairs of
-    images of |A and B| / |A or B|, their active sets (French 1991 made such overlap the cause of
-    forgetting; Srivastava et al. 2014 compare LWTA's active sets, "submasks", between classes):
-    within a class, across classes of a task, across tasks, and `overlap_chance`, for units that
-    are active as often, but independently.
+    `gap`: |a - b| for a unit that is active on the shares a and b of the tasks' images.
+    `information`: the mutual information of "the unit is active" and "the task", in bits. Units
+    tell digits apart, and so they tell any two sets of digits apart: `gap_chance` and
+    `information_chance` are means over all other ways to part the ten digits into five and five.
     """
-    active = gates.astype(np.float32)
-    gap, information = separation(
-        active, np.concatenate([task_of_image[None], other_halves(digits)])
-    )
-    common = active.T @ active
-    size = active.sum(axis=0)
-    either = size[:, None] + size - common
-    overlap = np.divide(common, either, out=np.zeros_like(common), where=either > 0)
-    same_digit = digits[:, None] == digits
-    same_task = task_of_image[:, None] == task_of_image
-    distinct = ~np.eye(len(digits), dtype=bool)
-    rate = active.mean(axis=1, dtype=np.float64)
-    expected = float((rate**2).sum())
-    expected_either = 2 * float(rate.sum()) - expected
+    active, second = gates.astype(np.float32), second_halves(digits)
+    a, b = (active @ half.T.astype(np.float32) / half.sum(axis=1) for half in (1 - second, second))
+    share = second.mean(axis=1)
+    given_half = share * entropy(b) + (1 - share) * entropy(a)
+    gap = np.abs(a - b).mean(axis=0)
+    information = (entropy(share * b + (1 - share) * a) - given_half).mean(axis=0)
     return {
-        "activity": float(rate.mean()),
         "gap": float(gap[0]),
         "gap_chance": float(gap[1:].mean()),
         "information": float(information[0]),
         "information_chance": float(information[1:].mean()),
-        "overlap_class": float(overlap[same_digit & distinct].mean()),
-        "overlap_task": float(overlap[same_task & ~same_digit].mean()),
-        "overlap_tasks": float(overlap[~same_task].mean()),
-        "overlap_chance": expected / expected_either if expected_either else 0.0,
     }
 
 
-def other_halves(digits: np.ndarray) -> np.ndarray:
-    """Each image's half, 0 or 1, for every way to part ten digits 5 to 5 that is not the tasks'.
+def second_halves(digits: np.ndarray) -> np.ndarray:
+    """1 for each image of the second half, else 0, for all 126 ways to part ten digits 5 to 5.
 
-    The tasks are 0-4 and 5-9. int (125, images).
+    int (126, images), the first row with the tasks, 0-4 and 5-9.
     """
-    halves = [{0, *four} for four in combinations(range(1, DIGITS), DIGITS // 2 - 1)]
-    return np.array(
-        [~np.isin(digits, list(half)) for half in halves if half != set(range(5))], np.int64
-    )
-
-
-def separation(active: np.ndarray, halves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean gap and mean mutual information in bits over units, for each parting of the images.
-
-    active float32 (units, images); halves (partings, images) of 0 and 1; both results (partings,).
-    """
-    second = active @ halves.T.astype(np.float32) / halves.sum(axis=1)
-    first = active @ (1 - halves).T.astype(np.float32) / (1 - halves).sum(axis=1)
-    share = halves.mean(axis=1)
-    overall = share * second + (1 - share) * first
-    given_half = share * entropy(second) + (1 - share) * entropy(first)
-    return np.abs(first - second).mean(axis=0), (entropy(overall) - given_half).mean(axis=0)
+    halves = [[0, *four] for four in combinations(range(1, DIGITS), DIGITS // 2 - 1)]
+    return np.array([~np.isin(digits, half) for half in halves], np.int64)
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
@@ -145,7 +91,36 @@ def entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
 
 
-def changed_gates(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def overlap(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+    """How alike two images' active sets are: |A and B| / |A or B|, means over pairs of images.
+
+    French 1991 made such overlap the cause of forgetting; Srivastava et al. 2014 compare LWTA's
+    active sets, "submasks", between classes. Within a class, across classes of a task, across
+    tasks, and `overlap_chance`, for units that are active as often, but independently.
+    """
+    active = gates.astype(np.float32)
+    common = active.T @ active
+    size = active.sum(axis=0)
+    either = size[:, None] + size - common
+    shared = np.divide(common, either, out=np.zeros_like(common), where=either > 0)
+    same_digit = digits[:, None] == digits
+    same_task = digits[:, None] // 5 == digits // 5
+    distinct = ~np.eye(len(digits), dtype=bool)
+    rates = gates.mean(axis=1)
+    expected = float((rates**2).sum())
+    expected_either = 2 * float(rates.sum()) - expected
+    return {
+        "overlap_class": float(shared[same_digit & distinct].mean()),
+        "overlap_task": float(shared[same_task & ~same_digit].mean()),
+        "overlap_tasks": float(shared[~same_task].mean()),
+        "overlap_chance": expected / expected_either if expected_either else 0.0,
+    }
+
+
+# --- What Task 2 changes --------------------------------------------------------------------------
+
+
+def changed_gates(before: np.ndarray, after: np.ndarray) -> Numbers:
     """How the active sets of the same images moved.
 
     `gates`: the share of (image, unit) whose gate changed. `silenced`: the share of the units
@@ -153,30 +128,19 @@ def changed_gates(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     another winner. Of a network whose units are all silent it is nan.
     """
     active = before.sum(axis=0)
-    kept = (before & after).sum(axis=0)
-    shares = kept[active > 0] / active[active > 0]
+    shares = (before & after).sum(axis=0)[active > 0] / active[active > 0]
     return {
         "gates": float((before != after).mean()),
         "silenced": float(1 - np.mean(shares)) if len(shares) else np.nan,
     }
 
 
-def changed_weights(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """How much of a layer's weights, (units, inputs), changed.
-
-    `untouched`: the share of weights with the very same bits. `carrying`: the share of weights,
-    largest change first, that holds 90 % of the squared change; 0.9 if all changed alike, and
-    0.445 if changes are normally distributed.
-    """
-    squares = np.sort((after - before).ravel().astype(np.float64) ** 2)[::-1]
-    total = np.cumsum(squares)
-    return {
-        "untouched": float((before == after).mean()),
-        "carrying": float((np.searchsorted(total, 0.9 * total[-1]) + 1) / len(total)),
-    }
+def untouched_weights(before: np.ndarray, after: np.ndarray) -> Numbers:
+    """The share of a layer's weights, (units, inputs), with the very same bits."""
+    return {"untouched": float((before == after).mean())}
 
 
-# --- Features and loss ----------------------------------------------------------------------------
+# --- Features -------------------------------------------------------------------------------------
 
 PROBE_IMAGES = 5000  # at most, of a task's training images
 PENALTIES = 10.0 ** np.arange(-5, 1)  # of the ridge regression, times the features' mean square
@@ -185,85 +149,65 @@ PENALTIES = 10.0 ** np.arange(-5, 1)  # of the ridge regression, times the featu
 def probe_accuracy(network: MLP, task: Task) -> float:
     """Test accuracy of a linear probe, refitted on the last hidden layer's features of a task.
 
-    Ridge regression on one-hot labels; the penalty, of six, is the one that classifies a fifth of
-    the training images best that it was not fitted to.
+    The penalty, of six, is the one that classifies a fifth of the training images best that it was
+    not fitted to.
     """
-    features = last_features(network, task.train_inputs, task.classes)
+    features = last_features(network, task.train_inputs[:PROBE_IMAGES], task.classes)
     labels = task.train_labels[: len(features)]
-    is_spared = np.arange(len(labels)) % 5 == 0
+    targets = np.eye(len(task.classes))[labels]
+    spared = np.arange(len(labels)) % 5 == 0
 
-    def fit(rows: np.ndarray, penalty: float) -> np.ndarray:
-        x, y = features[rows], np.eye(len(task.classes))[labels[rows]]
-        ridge = penalty * np.trace(x.T @ x) / x.shape[1]
-        return np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
+    def accuracy_on_spared(penalty: float) -> float:
+        head = ridge(features[~spared], targets[~spared], penalty)
+        return np.mean((features[spared] @ head).argmax(axis=1) == labels[spared])
 
-    def accuracy(weights: np.ndarray, x: np.ndarray, correct: np.ndarray) -> float:
-        return float(np.mean((x @ weights).argmax(axis=1) == correct))
-
-    best = max(
-        PENALTIES,
-        key=lambda p: accuracy(fit(~is_spared, p), features[is_spared], labels[is_spared]),
-    )
-    weights = fit(np.ones(len(labels), bool), best)
-    return accuracy(
-        weights, last_features(network, task.test_inputs, task.classes), task.test_labels
-    )
+    head = ridge(features, targets, max(PENALTIES, key=accuracy_on_spared))
+    features = last_features(network, task.test_inputs, task.classes)
+    return float(np.mean((features @ head).argmax(axis=1) == task.test_labels))
 
 
 def last_features(network: MLP, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The last hidden layer's activations with a column of ones, float64 (images, units + 1)."""
-    pieces = []
-    for first in range(0, min(len(inputs), PROBE_IMAGES), TEST_BATCH):
-        part = inputs[first : first + TEST_BATCH]
-        network.forward(part, classes)
-        pieces.append(network.workspace(len(part)).hidden[-1].T.astype(np.float64))
-    return np.concatenate(pieces)
+    pieces = passes(network, inputs, classes)
+    return np.concatenate([work.hidden[-1].T.astype(np.float64) for work in pieces])
 
 
-CURVATURE_IMAGES = 500
-POWER_ITERATIONS = 30
+def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+    """The weights of a ridge regression of y, (n, outputs), on x, (n, inputs)."""
+    square = x.T @ x
+    diagonal = penalty * np.trace(square) / len(square) * np.eye(len(square))
+    return np.linalg.solve(square + diagonal, x.T @ y)
 
 
-def sharpness(network: MLP, task: Task) -> dict[str, float]:
-    """Sharpness of a task's training loss here, over 500 images, and the norm of its gradient.
+# --- All of a run ---------------------------------------------------------------------------------
 
-    The largest eigenvalue of the Gauss-Newton matrix J' H J, by power iteration: J is the
-    derivative of the logits by the parameters with the gates fixed, H the Hessian of the loss by
-    the logits. It is the Hessian but for the curvature of the network itself, and unlike it never
-    negative (Schraudolph 2002). J v is a forward pass of derivatives, J' u is `MLP.backward`.
-    """
-    inputs, labels = task.train_inputs[:CURVATURE_IMAGES], task.train_labels[:CURVATURE_IMAGES]
-    logits = network.forward(inputs, task.classes)
-    p = np.exp(logits - logits.max(axis=0))
-    p /= p.sum(axis=0)
-    work = network.workspace(len(inputs))
-    shapes = [weights.shape for weights in network.weights]
+OF_GATES = (activity, segregation, overlap)  # at each checkpoint
+OF_CHANGED_GATES = (changed_gates,)  # on Task 1's images, from after Task 1 to after Task 2
+OF_CHANGED_WEIGHTS = (untouched_weights,)  # without biases, from after Task 1 to after Task 2
+OF_NETWORK = {"probe": probe_accuracy}  # on Task 1, at each checkpoint
 
-    def transposed(delta: np.ndarray) -> np.ndarray:
-        """J' of a direction of the logits (classes, images)."""
-        network.backward(inputs, task.classes, np.ascontiguousarray(delta, network.dtype))
-        return network.gradient.copy()
 
-    def derivative(direction: np.ndarray) -> np.ndarray:
-        """J of a direction of the parameters: how the logits (classes, images) move."""
-        *hidden_moves, output_move = layer_views(direction, shapes)
-        signal, moved = inputs.T, None  # the pixels do not move
-        for weights, move, hidden, gate in zip(
-            network.weights, hidden_moves, work.hidden, work.gates, strict=False
-        ):
-            dz = move @ signal
-            if moved is not None:
-                dz += weights[:, :-1] @ moved
-            signal, moved = hidden, dz * gate
-        return (
-            output_move[task.classes] @ signal + network.weights[-1][task.classes][:, :-1] @ moved
-        )
+def measured(measures: Sequence[Callable[..., Numbers]], *values: Any) -> Numbers:
+    """All numbers that some measures give of the same values."""
+    return {name: number for measure in measures for name, number in measure(*values).items()}
 
-    gradient = transposed(cross_entropy_gradient(logits, labels))
-    direction, eigenvalue = gradient / np.linalg.norm(gradient), 0.0
-    for _ in range(POWER_ITERATIONS):
-        d_logits = derivative(direction)
-        product = transposed(p * (d_logits - (p * d_logits).sum(axis=0)) / len(labels))
-        eigenvalue = float(direction @ product)
-        direction = product / np.linalg.norm(product)
-    return {"sharpness": eigenvalue, "gradient norm": float(np.linalg.norm(gradient))}
+
+def measure_run(tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """All measures of a run, from its three `CHECKPOINTS`: layer by layer, moment by moment."""
+    digits = np.concatenate([task.classes[task.test_labels] for task in tasks])
+    first = digits < 5
+    _, before, after = checkpoints
+    gates = zip(before.gates, after.gates, strict=True)
+    weights = zip(before.network.weights[:-1], after.network.weights[:-1], strict=True)
+    return {
+        "layers": [[measured(OF_GATES, layer, digits) for layer in c.gates] for c in checkpoints],
+        "changed": [measured(OF_CHANGED_GATES, a[:, first], b[:, first]) for a, b in gates],
+        "weights": [measured(OF_CHANGED_WEIGHTS, a[:, :-1], b[:, :-1]) for a, b in weights],
+        **{
+            name: {
+                moment: measure(checkpoint.network, tasks[0])
+                for moment, checkpoint in zip(CHECKPOINTS, checkpoints, strict=True)
+            }
+            for name, measure in OF_NETWORK.items()
+        },
+    }

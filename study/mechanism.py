@@ -4,23 +4,19 @@ A condition is a configuration and an *intervention*, what is done besides; its 
 same seeds on the same images, weights and batches. Through Task 2 both accuracies are followed
 update by update; before training and after each task `measures` looks inside.
 
-The intervention of a row is None or has, as far as they are there,
-
-    "ramp": 80                  Task 2's learning rate rises to its value over so many updates
-    "second_lr": 0.01           Task 2's learning rate
-    "winners" or "biases"       what a control does, see `CONTROLS`; `model` is the control's name
-    "measured": "in figures"    trained by `train_model`, and measured as people see its figures
-
-and beside the columns of every table of runs a row has `trajectory`, rows (update of Task 2,
-accuracy on Task 1, on Task 2) from the switch on, and what `measure_run` gives; or else `seen`,
-what `seen_in_figures` gives.
+The intervention of a row is None, or names the `PROGRAMS` that ran, each with its value; or it is
+`IN_FIGURES`: trained by `train_model`, and measured as people see its figures. Beside the columns
+of every table of runs a row has `trajectory`, rows (update of Task 2, accuracy on Task 1, on
+Task 2) from the switch on, and what `measure_run` gives; or else `seen`, what `seen_in_figures`
+gives. The first 1,400 rows also have `switch` (sharpness and gradient norm there) and, of weights,
+`carrying`, which nothing reads or measures any more.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -35,6 +31,7 @@ from compete_to_compute import (
     Config,
     Diverged,
     InputError,
+    Moment,
     Run,
     Task,
     available_cores,
@@ -57,7 +54,7 @@ from study.measures import Checkpoint, gates_on_tests, measure_run
 from study.runs import MECHANISM, PAIR, RECORDED, check_study, key, study_parser
 from visualize_compete_to_compute import field_spread, segregation
 
-# --- Controls: networks that have a part of what competition has ----------------------------------
+# --- Networks that have a part of what competition has --------------------------------------------
 
 RANDOM_WINNER_STREAM = 4  # beside the streams of compete_to_compute.py
 
@@ -110,6 +107,13 @@ class Network(MLP):
         return self.weights[-1][classes] @ signal
 
 
+AT_SWITCH, AT_RANDOM = "kept from the switch on", "drawn at random"
+CONTROLS: dict[str, dict[str, Any]] = {  # by model, their interventions
+    "kept": {"winners": AT_SWITCH},
+    "fixed": {"winners": "of the untrained network"},
+    "random": {"winners": AT_RANDOM},
+    "shifted": {"biases": "moved until 1 / k of the units are active"},
+}
 MODELS = {model: ACTIVATIONS[model] for model in PAIR} | {
     name: Activation(name, label, function, PAIRED_BATCH_STREAM)
     for name, label, function in (
@@ -119,34 +123,68 @@ MODELS = {model: ACTIVATIONS[model] for model in PAIR} | {
         ("shifted", "ReLU, half active", ACTIVATIONS["relu"].function),
     )
 }
-CONTROLS = {  # their interventions
-    "kept": {"winners": "kept from the switch on"},
-    "fixed": {"winners": "of the untrained network"},
-    "random": {"winners": "drawn at random"},
-    "shifted": {"biases": "moved until 1 / k of the units are active"},
-}
+
+# --- Programs: what is done while a network trains ------------------------------------------------
 
 
-def build_network(model: str, initial: Sequence[np.ndarray], k: int, seed: int) -> Network:
-    """The network of a model before training."""
-    activation = MODELS[model]
-    if model == "random":
-        rng = np.random.default_rng([seed, RANDOM_WINNER_STREAM])
-        activation = replace(activation, function=partial(random_winner, rng=rng))
-    network = Network(initial, activation, k)
-    if model == "fixed":
-        network.keep_winners()
-    return network
+@dataclass(frozen=True)
+class Training:
+    """What is trained, how, and from which seed."""
+
+    network: Network
+    tasks: Sequence[Task]
+    config: Config
+    seed: int
 
 
-def shift_biases(network: MLP, n: int, goal: float) -> None:
-    """Move each hidden layer's biases together, so that the share `goal` of its units fires.
+def choose_winners(training: Training, now: Moment, how: str) -> None:
+    """Other winners than competition's, from the start or from the switch on."""
+    network = training.network
+    if (now.stage, now.task) == ("start", 2 if how == AT_SWITCH else 1):
+        if how == AT_RANDOM:
+            rng = np.random.default_rng([training.seed, RANDOM_WINNER_STREAM])
+            function = partial(random_winner, rng=rng)
+            network.activation = replace(network.activation, function=function)
+        else:
+            network.keep_winners()
 
-    A step in proportion to what is missing in the last batch, of n images. With unit spread of
-    the pre-activations the share follows within some 25 updates.
+
+def shift_biases(training: Training, now: Moment, goal: str) -> None:
+    """Move each hidden layer's biases together, so that the share 1 / k of its units fires.
+
+    A step in proportion to what is missing in the last batch. With unit spread of the
+    pre-activations the share follows within some 25 updates.
     """
-    for weights, gate in zip(network.weights, network.workspace(n).gates, strict=False):
-        weights[:, -1] += network.dtype(0.1 * (goal - gate.mean()))
+    if now.stage != "update":
+        return
+    network, batch = training.network, training.config.batch
+    images = len(training.tasks[now.task - 1].train_labels)
+    first = (now.task_update - 1) % math.ceil(images / batch) * batch
+    gates = network.workspace(min(batch, images - first)).gates
+    for weights, gate in zip(network.weights, gates, strict=False):
+        weights[:, -1] += network.dtype(0.1 * (1 / training.config.k - gate.mean()))
+
+
+def ramp_rate(training: Training, now: Moment, updates: int) -> None:
+    """Task 2's learning rate rises to its value over so many updates."""
+    if now.task == 2:
+        now.lr = training.config.lr * min(1.0, (now.task_update + 1) / updates)
+
+
+def set_second_rate(training: Training, now: Moment, rate: float) -> None:
+    """Another learning rate in Task 2."""
+    if now.task == 2:
+        now.lr = rate
+
+
+# Each is called with its value in the intervention when a task starts, after each update and after
+# each epoch; see `train_phases`.
+PROGRAMS: dict[str, Callable[[Training, Moment, Any], None]] = {
+    "winners": choose_winners,
+    "biases": shift_biases,
+    "ramp": ramp_rate,
+    "second_lr": set_second_rate,
+}
 
 
 # --- Conditions -----------------------------------------------------------------------------------
@@ -177,42 +215,30 @@ NO_MOMENTUM, HIGH, EDGE = (
     {"lr": lr, "momentum": momentum, "weight_decay": 0.0}
     for lr, momentum in ((0.05, 0.0), (0.02, 0.95), (0.05, 0.95))
 )
+AT_HIGH, AT_EDGE = "lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95"
 RESTARTED = {"restart_momentum": True}
 KEPT = ("relu", "lwta", "kept", "fixed")
-IN_FIGURES = {"measured": "in figures"}
+SLOW, RAMP, IN_FIGURES = {"second_lr": 0.01}, {"ramp": 80}, {"measured": "in figures"}
+# ReLU has some 150 of its 400 units active in a layer. The paper's network is tested on 1,000
+# images a task, as it is tested hundreds of times.
+PAPER_SMALL_TEST = {**PAPER, **PAPER_CHOICE[0], "test_per_task": 1000}
 CONDITIONS = {
     condition.label: condition
     for condition in (
         FollowedCondition("default", activations=tuple(MODELS)),
         FollowedCondition("lr 0.05, momentum 0", NO_MOMENTUM),
-        FollowedCondition("lr 0.02, momentum 0.95", HIGH, activations=KEPT),
-        FollowedCondition("lr 0.05, momentum 0.95", EDGE, activations=KEPT),
-        FollowedCondition(
-            "lr 0.02, momentum 0.95, restarted",
-            {**HIGH, **RESTARTED},
-            against="lr 0.02, momentum 0.95",
-        ),
-        FollowedCondition(
-            "lr 0.02, momentum 0.95, ramp",
-            HIGH,
-            besides={"ramp": 80},
-            against="lr 0.02, momentum 0.95",
-        ),
-        FollowedCondition(
-            "lr 0.05, momentum 0.95, Task 2 at lr 0.01",
-            EDGE,
-            besides={"second_lr": 0.01},
-            against="lr 0.05, momentum 0.95",
-        ),
+        FollowedCondition(AT_HIGH, HIGH, activations=KEPT),
+        FollowedCondition(AT_EDGE, EDGE, activations=KEPT),
+        FollowedCondition(f"{AT_HIGH}, restarted", {**HIGH, **RESTARTED}, against=AT_HIGH),
+        FollowedCondition(f"{AT_HIGH}, ramp", HIGH, besides=RAMP, against=AT_HIGH),
+        FollowedCondition(f"{AT_EDGE}, Task 2 at lr 0.01", EDGE, besides=SLOW, against=AT_EDGE),
         FollowedCondition("no decay, restarted", {**NO_DECAY, **RESTARTED}),
-        # ReLU has some 150 of its 400 units active in a layer.
         FollowedCondition("LWTA with 304 units", of_model={"lwta": {"hidden": 304}}),
         FollowedCondition("LWTA with 200 units", of_model={"lwta": {"hidden": 200}}),
         FollowedCondition("four layers", {"depth": 4}),
         FollowedCondition("lr 0.02", {"lr": 0.02}),
         FollowedCondition("lr 0.02, dropout 0.5", {"lr": 0.02, "dropout": 0.5}, against="lr 0.02"),
-        # Tested on 1,000 images a task, as it is tested hundreds of times.
-        FollowedCondition("paper", {**PAPER, **PAPER_CHOICE[0], "test_per_task": 1000}, seeds=20),
+        FollowedCondition("paper", PAPER_SMALL_TEST, seeds=20),
         FollowedCondition(
             "what the figures show", {"paired": False}, first_seed=0, besides=IN_FIGURES
         ),
@@ -223,93 +249,72 @@ CONDITIONS = {
 # --- Training, followed closely -------------------------------------------------------------------
 
 
-@dataclass
-class Followed:
-    """What a run has shown so far; a checkpoint is before training and after each task."""
-
-    trajectory: list[list[float]] = field(default_factory=list)
-    matrix: list[list[float]] = field(default_factory=list)
-    epochs: list[int] = field(default_factory=list)
-    reached: list[bool] = field(default_factory=list)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
-
-
 def train_followed(
     condition: FollowedCondition, model: str, seed: int, data_dir: str | None
-) -> Run:
-    """Train one model of a condition as `train_model` does, and measure what happens inside.
-
-    The run's record is a row of `per_seed` with what the table's rows have besides.
-    """
+) -> dict[str, Any]:
+    """Train one model of a condition and measure what happens inside: its row of the table."""
     limit_blas_threads()
-    config, mnist = condition.config(model), load_mnist(data_dir)
+    config, mnist, identity = (
+        condition.config(model),
+        load_mnist(data_dir),
+        condition.identity(model),
+    )
     if condition.besides == IN_FIGURES:
         run = train_model(config, ACTIVATIONS[model], seed, mnist)
-        seen = seen_in_figures(run) if run.record["status"] == "ok" else {}
-        return replace(run, record=run.record | {"seen": seen}, schedule=[], snapshot={})
-    began = time.perf_counter()
-    tasks, used = make_tasks(config, seed, mnist)
-    start = initial_weights(config, seed)
-    network = build_network(model, [start[0][used], *start[1:]], config.k, seed)
-    followed, failure, measures = Followed(), None, {}
+        inside = {"seen": seen_in_figures(run) if run.record["status"] == "ok" else {}}
+        record, seconds = run.record, run.seconds
+    else:
+        began = time.perf_counter()
+        tasks, used = make_tasks(config, seed, mnist)
+        start = initial_weights(config, seed)
+        network = Network([start[0][used], *start[1:]], MODELS[model], config.k)
+        training = Training(network, tasks, config, seed)
+        record, inside = follow(training, identity["intervention"] or {})
+        seconds = time.perf_counter() - began
+    return {
+        **identity,
+        **{"kernel": record["blas_kernel"], "seconds": seconds},
+        **{name: record[name] for name in RECORDED},
+        **inside,
+    }
+
+
+def follow(training: Training, intervention: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Train both tasks in turn as `train_model` does, with what is done besides.
+
+    Returns the record, a row of `per_seed`, and what was measured inside.
+    """
+    network, tasks, config = training.network, training.tasks, training.config
+    tests: list[tuple[Moment, list[float]]] = []  # before training and after each task
+    checkpoints: list[Checkpoint] = []
+    inside: dict[str, Any] = {"trajectory": []}
+    failure = None
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `Diverged`
-            follow(condition.besides, config, network, tasks, seed, followed)
-        measures = measure_run(tasks, followed.checkpoints)
+            for now in train_phases(network, tasks, config, training.seed):
+                for name, value in intervention.items():
+                    PROGRAMS[name](training, now, value)
+                if now.is_checkpoint:
+                    tests.append((replace(now), evaluate(network, tasks)))
+                    check_finite(tests[-1][1], "test accuracy", now.task, now.epoch)
+                    checkpoints.append(Checkpoint(network.copy(), gates_on_tests(network, tasks)))
+                elif now.task == 2 and now.stage == "start":
+                    inside["trajectory"].append([0, *tests[-1][1]])
+                elif now.task == 2 and now.stage == "update" and is_followed(now.task_update):
+                    inside["trajectory"].append([now.task_update, *evaluate(network, tasks)])
+        inside |= measure_run(tasks, checkpoints)
     except Diverged as error:
         failure = str(error)
-    record = run_record(
-        *(config, network.activation, seed),
-        *(followed.matrix, followed.epochs, followed.reached, failure, tasks),
-    )
-    record |= {"trajectory": followed.trajectory, **measures}
-    return Run(record, [], {}, time.perf_counter() - began)
+    matrix = [accuracy for _, accuracy in tests]
+    epochs = [moment.epoch for moment, _ in tests[1:]]
+    reached = [moment.target_reached for moment, _ in tests[1:]]
+    of_run = (config, network.activation, training.seed, matrix, epochs, reached, failure, tasks)
+    return run_record(*of_run), inside
 
 
-def follow(
-    besides: dict[str, Any],
-    config: Config,
-    network: Network,
-    tasks: Sequence[Task],
-    seed: int,
-    followed: Followed,
-) -> None:
-    """Train both tasks in turn, with what is done besides; fills `followed`, raises `Diverged`."""
-
-    def take_checkpoint() -> None:
-        followed.checkpoints.append(Checkpoint(network.copy(), gates_on_tests(network, tasks)))
-
-    model = network.activation.name
-    followed.matrix.append(evaluate(network, tasks))
-    take_checkpoint()
-    for now in train_phases(network, tasks, config, seed):
-        if now.stage == "start" and now.task == 2:
-            followed.trajectory.append([0, *followed.matrix[-1]])
-            if model == "kept":
-                network.keep_winners()
-        elif now.stage == "update":
-            if model == "shifted":
-                images = len(tasks[now.task - 1].train_labels)
-                first = (now.task_update - 1) % math.ceil(images / config.batch) * config.batch
-                shift_biases(network, min(config.batch, images - first), 1 / config.k)
-            # Tested often at first, then less.
-            if now.task == 2 and now.task_update % (2 if now.task_update <= 40 else 10) == 0:
-                followed.trajectory.append([now.task_update, *evaluate(network, tasks)])
-        elif now.task_over:
-            followed.matrix.append(evaluate(network, tasks))
-            followed.epochs.append(now.epoch)
-            followed.reached.append(now.target_reached)
-            check_finite(followed.matrix[-1], "test accuracy", now.task, now.epoch)
-            take_checkpoint()
-        now.lr = learning_rate(besides, config, now.task, now.task_update + 1)
-
-
-def learning_rate(besides: dict[str, Any], config: Config, task: int, task_update: int) -> float:
-    """The learning rate of one update of one task, each counted from 1."""
-    if task == 1:
-        return config.lr
-    ramp = besides.get("ramp")
-    return besides.get("second_lr", config.lr) * (min(1.0, task_update / ramp) if ramp else 1)
+def is_followed(update: int) -> bool:
+    """Whether an update of Task 2 is followed by a test: often at first, then less."""
+    return update % (2 if update <= 40 else 10) == 0
 
 
 def seen_in_figures(run: Run) -> dict[str, float]:
@@ -324,16 +329,6 @@ def seen_in_figures(run: Run) -> dict[str, float]:
 
 
 # --- Running --------------------------------------------------------------------------------------
-
-
-def make_row(condition: FollowedCondition, run: Run) -> dict[str, Any]:
-    """A run's row in the table."""
-    besides = ("trajectory", "layers", "changed", "weights", "probe", "switch", "seen")
-    return {
-        **condition.identity(run.record["model"]),
-        **{"kernel": run.record["blas_kernel"], "seconds": run.seconds},
-        **{name: run.record[name] for name in (*RECORDED, *besides) if name in run.record},
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -352,12 +347,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for model in condition.activations
             if seed not in finished[model] and not options.finished_only
         ]
-        runs = side_by_side(train_followed, missing, options.jobs or available_cores())
-        for run in with_progress(runs, len(missing)):
-            MECHANISM.append(make_row(condition, run))
-            finished[run.record["model"]][run.record["seed"]] = run.record
-        rows = [row for by_seed in finished.values() for row in by_seed.values()]
+        rows = side_by_side(train_followed, missing, options.jobs or available_cores())
+        for row in with_progress(rows, len(missing)):
+            MECHANISM.append(row)
+            finished[row["model"]][row["seed"]] = row
+        every = [row for by_seed in finished.values() for row in by_seed.values()]
         planned = condition.seeds * len(condition.activations)
-        failed = sum(row["status"] != "ok" for row in rows)
-        print(f"{name}: {len(rows)} of {planned} runs, {failed} failed")
+        failed = sum(row["status"] != "ok" for row in every)
+        print(f"{name}: {len(every)} of {planned} runs, {failed} failed")
     return 0

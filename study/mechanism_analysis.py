@@ -1,41 +1,34 @@
 """The numbers of the study of the mechanism, from its runs, and their tables.
 
     quantity("mechanism/default:relu-lwta.forgetting.low")   a number by condition and name
-    tables()                                                 all of them as Markdown, by title
+    tables()                                                 the tables as Markdown, by title
 
-A condition has sets of summaries (n, mean, ci95 and more) of measures by name:
+A condition has sets of summaries (as of `summarise`) of measures by name:
 
     relu                over the seeds of a model
     relu-lwta           of the paired difference of two models
     change-relu         of the paired difference to the condition that it is `against`, of a model
     change-relu-lwta    or of ReLU minus LWTA
-    relu~forgetting     rank correlations with forgetting over the seeds of a model, as means
 
 The measures are forgetting; task2 (its accuracy at the end); lost.at0.9 (on Task 1 when Task 2
-first reaches .9); dip (the most that is lost on Task 1 within 40 updates of Task 2); probe.before,
-.after1, .after2, .lost and .learned (a refitted probe's accuracy, what Task 2 and Task 1 change);
-sharpness.task1, gradient.task1 and .task2 (at the switch); sharpness.step (Task 2's, times the
-learning rate over 2 (1 + momentum)); by layer gates, silenced, untouched, carrying
-(silenced.layer1); by layer and moment those of `layer_measures` (gap.layer1.before, .after1,
-.after2, and gap.layer2-layer1.after2, what the deeper layer has more); and of `seen_in_figures`.
+first reaches .9); those of `measures`, by moment (probe.after1, and probe.lost, what Task 2 takes),
+by layer (silenced.layer1), or both (gap.layer1.after2; and gap.layer2-layer1.after2, what the
+deeper layer has more); and those of `seen_in_figures`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
-from scipy.stats import spearmanr
-
-from compete_to_compute import Config, InputError, adjust, aggregate, chance, summarise, verdict
+from compete_to_compute import InputError, adjust, aggregate, chance, summarise, verdict
 from study.analysis import CONDITION, p_text, summary
 from study.conditions import by_key, finished_runs
 from study.mechanism import CONDITIONS, IN_FIGURES, MODELS, FollowedCondition
 from study.runs import MECHANISM, PAIR, record_from
-from study.tables import Column, estimate, markdown
+from study.tables import Column, markdown
 
 Numbers = dict[str, Any]
 BySeed = dict[int, dict[str, float]]  # each seed's measures
@@ -61,33 +54,22 @@ def lost_at(trajectory: Sequence[Sequence[float]], level: float) -> float | None
 
 def measures_of(row: Numbers) -> dict[str, float]:
     """Every measure of one run by its name."""
-    values = {"forgetting": record_from(row)["forgetting"], **row.get("seen", {})}
-    values["task2"] = row["accuracy_matrix"][-1][-1]
+    values = {"forgetting": record_from(row)["forgetting"], "task2": row["accuracy_matrix"][-1][-1]}
     if "layers" not in row:
-        return values
+        return values | row.get("seen", {})
     for moment, layers in zip(MOMENTS, row["layers"], strict=True):
         for number, layer in enumerate(layers, start=1):
-            values |= {f"{name}.layer{number}.{moment}": value for name, value in layer.items()}
-            for name in ("gap", "information", "overlap_tasks") if number > 1 else ():
-                values[f"{name}.layer{number}-layer1.{moment}"] = layer[name] - layers[0][name]
+            for name, value in layer.items():
+                values[f"{name}.layer{number}.{moment}"] = value
+                if number > 1:
+                    values[f"{name}.layer{number}-layer1.{moment}"] = value - layers[0][name]
     for number, (gates, weights) in enumerate(zip(row["changed"], row["weights"], strict=True), 1):
         values |= {f"{name}.layer{number}": value for name, value in (gates | weights).items()}
-    values |= {
-        f"probe.{moment}": accuracy
-        for moment, accuracy in zip(MOMENTS, row["probe"].values(), strict=True)
-    }
+    for moment, accuracy in zip(MOMENTS, row["probe"].values(), strict=True):
+        values[f"probe.{moment}"] = accuracy
     values["probe.lost"] = values["probe.after1"] - values["probe.after2"]
-    values["probe.learned"] = values["probe.after1"] - values["probe.before"]
-    for task in (1, 2):
-        values[f"sharpness.task{task}"] = row["switch"][f"sharpness of Task {task}"]
-        values[f"gradient.task{task}"] = row["switch"][f"gradient norm of Task {task}"]
-    config = Config(**row["changes"])
-    # Above 1 gradient descent with momentum climbs out of a bowl (Cohen et al. 2021).
-    values["sharpness.step"] = values["sharpness.task2"] * config.lr / (2 * (1 + config.momentum))
     lost = {f"lost.at{level}": lost_at(row["trajectory"], level) for level in LEVELS}
-    values |= {name: value for name, value in lost.items() if value is not None}
-    early = [first for update, first, _ in row["trajectory"] if update <= 40]
-    return values | {"dip": early[0] - min(early)}
+    return values | {name: value for name, value in lost.items() if value is not None}
 
 
 # --- Numbers of a condition -----------------------------------------------------------------------
@@ -106,40 +88,17 @@ def minus(first: BySeed, second: BySeed) -> BySeed:
 
 
 def summaries(by_seed: BySeed) -> dict[str, Numbers]:
-    """`summarise` of each measure over the seeds, and how many are above and below zero.
+    """`summarise` of each measure over the seeds, but of those that over a fifth do not have.
 
-    A level of Task 2 accuracy that few runs reach would be told of those alone: left out is what
-    more than a fifth of the seeds do not have.
+    A level of Task 2 accuracy that few runs reach would be told of those alone.
     """
-    result = {}
-    for name in dict.fromkeys(name for values in by_seed.values() for name in values):
-        values = [values[name] for values in by_seed.values() if name in values]
-        if len(values) >= 0.8 * len(by_seed):
-            counts = {"above": sum(v > 0 for v in values), "below": sum(v < 0 for v in values)}
-            result[name] = summarise(values) | counts
-    return result
-
-
-def correlations(by_seed: BySeed) -> dict[str, Numbers]:
-    """Each measure's rank correlation with forgetting, where it can be told."""
-    result = {}
-    for name in summaries(by_seed):
-        pairs = [(run[name], run["forgetting"]) for run in by_seed.values() if name in run]
-        x, y = zip(*pairs, strict=True)
-        if len(x) > 4 and len({*x}) > 1 and len({*y}) > 1:
-            result[name] = correlation(x, y)
-    return result
-
-
-def correlation(x: Sequence[float], y: Sequence[float]) -> Numbers:
-    """Spearman's rank correlation, which no single seed decides, with its 95 % interval.
-
-    The interval is Fisher's with the standard error of Bonett and Wright (2000) for ranks.
-    """
-    r, n = float(spearmanr(x, y).statistic), len(x)
-    half = 1.959964 * math.sqrt((1 + r * r / 2) / (n - 3))
-    z = math.atanh(min(max(r, -1 + 1e-12), 1 - 1e-12))
-    return {"n": n, "mean": r, "ci95": [math.tanh(z - half), math.tanh(z + half)]}
+    names = dict.fromkeys(name for values in by_seed.values() for name in values)
+    present = {name: [run[name] for run in by_seed.values() if name in run] for name in names}
+    return {
+        name: summarise(values)
+        for name, values in present.items()
+        if len(values) >= 0.8 * len(by_seed)
+    }
 
 
 @cache
@@ -155,48 +114,42 @@ def trained(name: str, model: str) -> dict[int, Numbers]:
 
 
 def measured(name: str) -> dict[str, BySeed]:
-    """The measures of a condition's models."""
-    return {
+    """The measures of a condition's models, and of ReLU minus LWTA."""
+    values = {
         model: {seed: measures_of(row) for seed, row in trained(name, model).items()}
         for model in CONDITIONS[name].activations
     }
+    pairs = [(first, second) for first, second in combinations(values, 2) if first in PAIR]
+    return values | {f"{a}-{b}": minus(values[a], values[b]) for a, b in pairs}
 
 
 def sets_of(condition: FollowedCondition) -> Numbers:
     """A condition's sets of summaries."""
-    values, sets = measured(condition.label), {}
-    for place, (model, by_seed) in enumerate(values.items()):
-        sets[model] = summaries(by_seed)
-        sets[f"{model}~forgetting"] = correlations(by_seed)
-        for first in PAIR[:place]:
-            sets[f"{first}-{model}"] = summaries(minus(values[first], by_seed))
+    values = measured(condition.label)
     if condition.against:
         base = measured(condition.against)
-        gap, base_gap = (minus(*(models[m] for m in PAIR)) for models in (values, base))
-        sets |= {f"change-{m}": summaries(minus(values[m], base[m])) for m in PAIR}
-        sets["change-relu-lwta"] = summaries(minus(gap, base_gap))
-    return sets
+        names = (*PAIR, "-".join(PAIR))
+        values |= {f"change-{name}": minus(values[name], base[name]) for name in names}
+    return {name: summaries(by_seed) for name, by_seed in values.items()}
 
 
 @cache
 def analyse() -> dict[str, Numbers]:
-    """Of each condition its sets of summaries, its comparison and what it counts.
+    """Of each condition its sets of summaries, its comparison, and how many runs `failed`.
 
     The comparison of ReLU and LWTA is `aggregate`'s of a pair; its family is all of this study but
-    what the figures show, whose runs are those of another study. `run` and `failed` count the runs
-    of each model, of `planned` seeds.
+    what the figures show, whose runs are those of another study.
     """
     numbers: dict[str, Numbers] = {}
     for name, condition in CONDITIONS.items():
-        numbers[name] = {"label": name, "planned": condition.seeds, **sets_of(condition)}
+        numbers[name] = {"label": name, **sets_of(condition)}
         if condition.besides != IN_FIGURES:
             records = [record_from(row) for m in PAIR for row in runs()[name][m].values()]
             guessing = chance(condition.config("relu"))
             numbers[name] |= aggregate(records, PAIR, guessing)["pairs"][0]
-        rows = runs()[name].items()
-        numbers[name]["run"] = {model: len(by_seed) for model, by_seed in rows}
         numbers[name]["failed"] = {
-            model: sum(row["status"] != "ok" for row in by_seed.values()) for model, by_seed in rows
+            model: sum(row["status"] != "ok" for row in by_seed.values())
+            for model, by_seed in runs()[name].items()
         }
     family = [of_condition for of_condition in numbers.values() if "p" in of_condition]
     adjust(family)
@@ -206,122 +159,70 @@ def analyse() -> dict[str, Numbers]:
 
 
 def quantity(place: str) -> Any:
-    """A number or a word: "mechanism/default:relu-lwta.forgetting.low".
+    """A number, by condition and name, or a word: "mechanism/default:relu-lwta.forgetting.low".
 
-    Names are those of `analyse` with dots between: a set, a measure, and of its summary low, high,
-    n, above or below, without which it stands for its mean; verdict, p_adjusted, at_chance;
-    failed.relu. "mechanism:relu-lwta.dip.above", and below, count the conditions whose interval is
-    above zero, of n that have one. Raises `InputError` where there is nothing.
+    Names are those of `analyse` with dots between: a set, a measure, and of its summary low, high
+    or n, without which it stands for its mean; verdict; failed.relu. Raises `InputError` where
+    there is nothing.
     """
     where, _, name = place.rpartition(":")
-    condition = where.partition("/")[2]
     try:
-        if condition:
-            value = look_up(analyse()[condition], name)
-            return value["mean"] if isinstance(value, dict) else value
-        models, _, measure = name.partition(".")
-        measure, _, count = measure.rpartition(".")
-        every = [numbers.get(models, {}).get(measure) for numbers in analyse().values()]
-        intervals = [summary["ci95"] for summary in every if summary and summary["ci95"]]
-        counts = {"above": sum(low > 0 for low, _ in intervals), "n": len(intervals)}
-        return {**counts, "below": sum(high < 0 for _, high in intervals)}[count]
-    except (KeyError, TypeError):
+        value: Any = analyse()[where.partition("/")[2]]
+        while name:
+            if value.get("ci95"):
+                value = value | dict(zip(("low", "high"), value["ci95"], strict=True))
+            # The longest that fits, as keys have dots of their own.
+            key = max((k for k in value if f"{name}.".startswith(f"{k}.")), key=len)
+            value, name = value[key], name[len(key) + 1 :]
+        return value["mean"] if isinstance(value, dict) else value
+    except (AttributeError, KeyError, ValueError):
         raise InputError(f"{place}: there is no such quantity") from None
-
-
-def look_up(value: Any, name: str) -> Any:
-    """What nested dictionaries have under a name with dots; a key may have dots of its own."""
-    if not name:
-        return value
-    if name in ("low", "high"):
-        return value["ci95"][name == "high"]
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        key = ".".join(parts[:end])
-        if key in value:
-            return look_up(value[key], ".".join(parts[end:]))
-    raise KeyError(name)
 
 
 # --- Tables ---------------------------------------------------------------------------------------
 
-
-def pairs_text(row: Numbers) -> str:
-    """How many pairs there are, how many were planned if more, and what failed."""
-    n, planned = row["difference"]["n"], row["planned"]
-    failed = [f"{MODELS[m].label} {row['failed'][m]}" for m in PAIR if row["failed"][m]]
-    text = f"{n} of {planned}" if n < planned else f"{n}"
-    return text + (f", failed: {', '.join(failed)}" if failed else "")
-
-
-def level_columns(name: str, levels: Sequence[float]) -> list[Column]:
-    """What Task 1 has lost at some levels of Task 2 accuracy."""
-    return [summary(f"at {level:.1%} on Task 2", name, f"lost.at{level}") for level in levels]
-
-
-FORGETTING = (
+CONDITIONS_TABLE = (
     CONDITION,
-    Column("pairs", pairs_text),
+    Column("pairs", lambda row: f"{row['difference']['n']}"),
     summary("forgetting, ReLU", "relu", "forgetting", sign=False),
     summary("LWTA", "lwta", "forgetting", sign=False),
     summary("ReLU minus LWTA", "difference"),
     Column("p, adjusted", p_text),
     Column("verdict", lambda row: row["verdict"] or ""),
-    *level_columns("relu-lwta", LEVELS[3:]),
+    summary("when Task 2 first is at 90 %", "relu-lwta", "lost.at0.9"),
     summary("in average accuracy, failed runs at chance", "at_chance"),
-)
-EXPERIMENTS = (
-    Column("experiment", lambda row: row["label"]),
     Column("against", lambda row: CONDITIONS[row["label"]].against or ""),
-    summary("change of forgetting, ReLU", "change-relu", "forgetting"),
-    summary("LWTA", "change-lwta", "forgetting"),
-    summary("ReLU minus LWTA", "change-relu-lwta", "forgetting"),
+    summary("change of ReLU minus LWTA", "change-relu-lwta", "forgetting"),
 )
-CONTROLLED = (
+OF_LAYER = ("activity.layer{}.after2", "information.layer{}.after2", "overlap_tasks.layer{}.after2")
+OF_CHANGE = ("silenced.layer{}", "untouched.layer{}")
+OF_NETWORK = (  # measures, by the names that prose may cite
+    *("forgetting", "task2", "lost.at0.925", "probe.lost"),
+    *(name.format(layer) for name in (*OF_LAYER, *OF_CHANGE) for layer in (1, 2)),
+)
+NETWORKS_TABLE = (
     CONDITION,
     Column("network", lambda row: row["network"]),
     Column("failed runs", lambda row: f"{row['failed']}"),
-    summary("active, layer 1", "own", "activity.layer1.after2", sign=False),
-    summary("layer 2", "own", "activity.layer2.after2", sign=False),
-    summary("forgetting", "own", "forgetting", sign=False),
-    summary("Task 2 at the end", "own", "task2", sign=False),
+    *(summary(name, "own", name, sign=False) for name in OF_NETWORK),
     summary("ReLU's forgetting minus its", "relu", "forgetting"),
-    *level_columns("relu", [0.925]),
     summary("LWTA's forgetting minus its", "lwta", "forgetting"),
-    *level_columns("lwta", [0.925]),
-)
-MEASURED = (
-    Column("measure", lambda row: row[0]),
-    *(
-        Column(head, lambda row, n=n: estimate(row[n], 4, sign=n > 2) if row[n] else "")
-        for n, head in enumerate(
-            ("ReLU", "LWTA", "ReLU minus LWTA", "rank correlation with forgetting, ReLU", "LWTA"), 1
-        )
-    ),
 )
 
 
 def tables() -> dict[str, str]:
-    """Every table of the study of the mechanism in Markdown, by its title."""
-    every = analyse().values()
-    controlled = [
+    """Both tables of the study of the mechanism in Markdown, by their titles."""
+    tested = [row for row in analyse().values() if "p" in row]
+    networks = [
         {
             **{"label": row["label"], "network": MODELS[model].label, "own": row[model]},
             **{"failed": row["failed"][model]},
             **{first: row.get(f"{first}-{model}") for first in PAIR},
         }
-        for row in every
-        for model in row["run"]
-        if len(row["run"]) > 2 or CONDITIONS[row["label"]].of_model
+        for row in tested
+        for model in row["failed"]
     ]
-    experiments = [row for row in every if "change-relu" in row]
-    pages = {
-        "mechanism: forgetting": markdown(FORGETTING, [row for row in every if "p" in row]),
-        "mechanism: experiments": markdown(EXPERIMENTS, experiments),
-        "mechanism: controls": markdown(CONTROLLED, controlled),
+    return {
+        "mechanism: conditions": markdown(CONDITIONS_TABLE, tested),
+        "mechanism: networks": markdown(NETWORKS_TABLE, networks),
     }
-    sets = ("relu", "lwta", "relu-lwta", "relu~forgetting", "lwta~forgetting")
-    for row in every:
-        measures = [(name, *(row[which].get(name) for which in sets)) for name in row["relu"]]
-        pages[f"mechanism: {row['label']}, everything measured"] = markdown(MEASURED, measures)
-    return pages

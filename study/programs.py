@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -31,31 +32,18 @@ class Program:
 
     An operation is a row (first operand, second operand or NONE, result). Arrays of scalars are
     int32 arrays of their numbers, in which NONE stands for a zero that is never stored.
-
-    For a program too long to be kept, `sample` above 1 follows one random scalar of each `sample`
-    neighbours, and drops the operations that touch none of those.
     """
 
-    sample: int = 1
-    followed: np.ndarray = field(default_factory=lambda: np.empty(0, bool))  # (scalars,), sampling
-    draws: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     scalars: int = 0
     arguments: list[np.ndarray] = field(default_factory=list)
     returned: list[np.ndarray] = field(default_factory=list)
-    parameters: list[np.ndarray] = field(default_factory=list)  # what outlives the example
     phase: str = ""  # of the operations recorded next
     blocks: list[tuple[str, np.ndarray]] = field(default_factory=list)  # (phase, operations)
 
     def new(self, *shape: int) -> np.ndarray:
         """Fresh scalars."""
-        first, count = self.scalars, int(np.prod(shape))
-        self.scalars += count
-        if self.sample > 1:
-            starts = np.arange(0, count, self.sample)
-            chosen = starts + self.draws.integers(0, self.sample, len(starts))
-            followed = np.zeros(count, bool)
-            followed[chosen[chosen < count]] = True
-            self.followed = np.concatenate([self.followed, followed])
+        first = self.scalars
+        self.scalars += int(np.prod(shape))
         return np.arange(first, self.scalars, dtype=np.int32).reshape(shape)
 
     def argument(self, *shape: int) -> np.ndarray:
@@ -63,18 +51,22 @@ class Program:
         self.arguments.append(self.new(*shape))
         return self.arguments[-1]
 
-    def record(self, operations: np.ndarray) -> None:
-        """Append operations, (n, 3)."""
-        if self.sample > 1:
-            # NONE looks up the last scalar, so a few are kept for nothing; they cost nothing.
-            operations = operations[self.followed[operations].any(axis=1)]
-        self.blocks.append((self.phase, operations))
+    def record(self, *steps: tuple[Any, Any, Any, Any]) -> None:
+        """Append operations: for each element in turn all steps, as far as they are executed.
+
+        A step is (first operands, second operands, results, whether it is executed), arrays of
+        one dimension, or a number for all.
+        """
+        columns = [np.broadcast_arrays(*step) for step in steps]
+        rows = [np.stack(step[:3], axis=1, dtype=np.int32) for step in columns]
+        executed = np.stack([step[3] for step in columns], axis=1)
+        self.blocks.append((self.phase, np.stack(rows, axis=1)[executed]))
 
     def apply(self, first: np.ndarray, second: np.ndarray | int = NONE) -> np.ndarray:
         """One operation per element of `first`, in order, with that of `second` if there is one."""
         results = self.new(*first.shape)
-        columns = np.broadcast_arrays(first, np.int32(second), results)
-        self.record(np.stack([column.ravel() for column in columns], axis=1))
+        seconds = np.broadcast_to(second, first.shape).ravel()
+        self.record((first.ravel(), seconds, results.ravel(), True))
         return results
 
     def sums(
@@ -111,11 +103,8 @@ class Program:
         terms = self.new(len(target)) if right else left
         totals = np.where(added, self.new(len(target)), terms)
         before = np.where(begins, sums[target], np.roll(totals, 1))
-        operations = np.empty((len(target), 2, 3), np.int32)
-        operations[:, 0] = np.stack([left, *(right or [np.full_like(left, NONE)]), terms], axis=1)
-        operations[:, 1] = np.stack([before, terms, totals], axis=1)
-        executed = np.stack([np.full(len(target), bool(right)), added], axis=1)
-        self.record(operations[executed])
+        factor = right[0] if right else NONE
+        self.record((left, factor, terms, bool(right)), (before, terms, totals, added))
         ends = np.roll(begins, -1)
         sums[target[ends]] = totals[ends]
         return sums.reshape(present.shape[:-1])
@@ -127,53 +116,32 @@ class Program:
 
 # --- Depths and costs -----------------------------------------------------------------------------
 
-LEAF = 16  # elements compared pair by pair before merging begins
-
-
-def stable_order(keys: np.ndarray) -> np.ndarray:
-    """The stable argsort of int32 keys >= 0; sorting 64-bit numbers is numpy's quickest sort."""
-    packed = keys.astype(np.int64) << 32
-    packed |= np.arange(len(keys))
-    packed.sort()
-    return packed.astype(np.int32)  # keeps the low half
-
 
 def smaller_to_the_right(values: np.ndarray) -> np.ndarray:
-    """For each of n int32 values >= 0, how many later ones are smaller; O(n log n).
+    """For each of n values how many later ones are smaller, int32; O(n log n).
 
     A merge sort backwards: from the positions in the order of the values, the halves of each
     stretch of positions are taken apart level by level. An element of the left half is preceded,
     within its stretch, by the smaller ones of the right half: its index in the stretch minus its
     index in the half.
     """
-    levels = (len(values) // LEAF).bit_length()
-    leaf = max(1, -(-len(values) >> levels))
-    padded = np.full(leaf << levels, np.iinfo(np.int32).max, np.int32)
-    padded[: len(values)] = values
-    order, counts = stable_order(padded), np.zeros(len(padded), np.int32)
-    for level in reversed(range(levels)):
-        half = leaf << level
-        stretch = np.arange(0, len(order), 2 * half, dtype=np.int32)[:, None]
-        in_left = order.reshape(-1, 2 * half) < stretch + half
-        left, right = (np.flatnonzero(side).reshape(-1, half) for side in (in_left, ~in_left))
-        smaller = (left - (stretch + np.arange(half))).astype(np.int32)
-        counts = np.concatenate([counts[left] + smaller, counts[right]], axis=1).ravel()
-        order = np.concatenate([order[left], order[right]], axis=1).ravel()
-    result = np.empty_like(counts)
-    result[order] = counts
-    leaves, result = padded.reshape(-1, leaf), result.reshape(-1, leaf)
-    for step in range(1, leaf):
-        result[:, :-step] += leaves[:, step:] < leaves[:, :-step]
-    return result.ravel()[: len(values)]
+    order = np.argsort(values, kind="stable").astype(np.int32)
+    counts = np.zeros(len(order), np.int32)
+    for level in reversed(range(len(order).bit_length())):
+        half = 1 << level
+        is_left = order & half == 0
+        places = np.flatnonzero(is_left)
+        left, right = order[places], order[~is_left]
+        lefts, rights = np.arange(len(left)), np.arange(len(right))
+        new_places = lefts + lefts // half * half  # behind the right halves before
+        counts[left] += (places - new_places).astype(np.int32)
+        order[new_places] = left
+        order[rights + (rights // half + 1) * half] = right
+    return counts
 
 
-def stack_depths(
-    program: Program, liveness: bool = True, stack: np.ndarray | None = None
-) -> np.ndarray:
+def stack_depths(program: Program) -> np.ndarray:
     """The depth of every read, int32 (operations, 2), 0 where nothing is read.
-
-    `liveness=False`: nothing ever leaves. `stack`, bool (scalars,): the stack has these alone,
-    and reads of others are 0.
 
     A scalar lies still from each touch (placement, read or write) to its next one, an interval. At
     the end of an interval its depth is the number of intervals under way that began no earlier:
@@ -186,17 +154,14 @@ def stack_depths(
     placements = len(scalar) - operations.size
     operation = np.zeros(len(scalar), np.int32)  # 0 is the placement
     operation[placements:] = np.repeat(np.arange(1, len(operations) + 1, dtype=np.int32), 3)
-    present = scalar != NONE
-    if stack is not None:
-        present &= stack[scalar]
-    touches = np.flatnonzero(present)
+    touches = np.flatnonzero(scalar != NONE)
     scalar, operation = scalar[touches], operation[touches]
 
-    order = stable_order(scalar)
+    order = np.argsort(scalar, kind="stable")
     same = np.diff(scalar[order]) == 0
     touch, following = order[:-1][same], order[1:][same]
     twin = operation[touch] == operation[following]  # read twice by one operation, as in a + a
-    stays = np.full(program.scalars, not liveness)
+    stays = np.zeros(program.scalars, bool)
     for values in program.returned:
         stays[values[values != NONE]] = True
     begins = stays[scalar]
@@ -232,23 +197,14 @@ def price(depths: np.ndarray, size: int = 1) -> np.ndarray:
     return up_to(last) - up_to(np.maximum(last - size, 0))
 
 
-def cost(
-    program: Program, size: int = 1, liveness: bool = True, stack: np.ndarray | None = None
-) -> dict[str, int]:
-    """The "total" cost and that of each phase; options as of `price` and `stack_depths`.
-
-    Of a sampled program an estimate: a scalar that lies below n of those that are followed is
-    taken to lie below n `sample` of all, and to be read for as many (spatial sampling, as
-    Waldspurger et al. 2015 do for reuse distances). Exact if `sample` is 1.
-    """
-    sample = program.sample
-    depths = stack_depths(program, liveness, program.followed if sample > 1 else stack)
-    depths = np.where(depths > 0, 1 + (depths - 1) * sample, 0)
+def cost(program: Program, size: int = 1) -> dict[str, int]:
+    """The "total" cost and that of each phase, with scalars of `size` bytes."""
+    depths = stack_depths(program)
     costs: dict[str, int] = defaultdict(int)
     last = 0
     for phase, operations in program.blocks:
         first, last = last, last + len(operations)
-        costs[phase] += sample * int(price(depths[first:last], size).sum())
+        costs[phase] += int(price(depths[first:last], size).sum())
     return {"total": sum(costs.values()), **costs}
 
 
@@ -256,7 +212,7 @@ def cost(
 
 
 def network_program(
-    kind: str, k: int, pixels: np.ndarray, gates: Sequence[np.ndarray], skip: bool, sample: int = 1
+    kind: str, k: int, pixels: np.ndarray, gates: Sequence[np.ndarray], skip: bool
 ) -> Program:
     """One pass of a batch through a multilayer perceptron with ten outputs.
 
@@ -279,7 +235,7 @@ def network_program(
       v = m v, v = v - dW, t = decay W, v = v - t, W = W + v, without t for biases. A gradient that
       is zero because of what was skipped is not subtracted.
     """
-    program = Program(sample)
+    program = Program()
     sizes = [len(pixels), *map(len, gates), DIGITS]
     shapes = [shape for i, o in pairwise(sizes) for shape in ((i, o), (o,))]
     parameters = [program.argument(*shape) for shape in shapes]
@@ -297,7 +253,6 @@ def network_program(
         signals.append(activate(program, z, gate, k, skip))
     logits = pre_activations("output", *layers[-1])
     if kind == "forward":
-        program.parameters = parameters
         program.returned = [*parameters, logits]
         return program
     delta = output_gradient(program, logits)
@@ -305,7 +260,6 @@ def network_program(
     gradients = backward(program, signals, parameters[::2], delta, skip)
     program.phase = "update"
     program.returned = update(program, parameters, velocities, gradients)
-    program.parameters = [*parameters, *velocities, *program.returned]
     return program
 
 
@@ -318,20 +272,21 @@ def activate(program: Program, z: np.ndarray, gate: np.ndarray, k: int, skip: bo
     and the winner's h is m itself, so that the second step falls away.
     """
     units, images = z.shape
-    blocks = z.reshape(-1, k, images).swapaxes(1, 2)  # (blocks, images, k)
+    members = z.reshape(-1, k, images).swapaxes(0, 1).reshape(k, -1)  # of each block and image
+    largest, steps = members[0], []
+    for member in members[1:]:
+        before, largest = largest, program.new(len(member))
+        steps.append((before, member, largest, True))
     if k == 1:
-        h = program.apply(blocks)
+        h = program.new(*members.shape)
+        steps = [(largest, NONE, h[0], True)]
+    elif skip:
+        h = np.broadcast_to(largest, members.shape)
     else:
-        maxima, h = program.new(*blocks.shape[:2], k - 1), program.new(*blocks.shape)
-        before = np.concatenate([blocks[..., :1], maxima[..., :-1]], axis=-1)
-        steps = [np.stack([before, blocks[..., 1:], maxima], axis=-1)]
-        winner = np.broadcast_to(maxima[..., -1:], blocks.shape)
-        if skip:
-            h = winner
-        else:
-            steps.append(np.stack([blocks, winner, h], axis=-1))
-        program.record(np.concatenate(steps, axis=2).reshape(-1, 3))
-    h = h.swapaxes(1, 2).reshape(units, images)
+        h = program.new(*members.shape)
+        steps += [(member, largest, own, True) for member, own in zip(members, h, strict=True)]
+    program.record(*steps)
+    h = h.reshape(k, -1, images).swapaxes(0, 1).reshape(units, images)
     return np.where(gate, h, NONE) if skip else h
 
 
@@ -377,20 +332,16 @@ def update(
         return [values]
     velocity = np.concatenate([array.ravel() for array in velocities])
     decays = np.concatenate([np.full(array.size, array.ndim == 2) for array in parameters])
-    none, always = np.full_like(values, NONE), np.ones(len(values), bool)
     kept, pushed, decay, decayed, updated = (program.new(len(values)) for _ in range(5))
     pushed = np.where(there, pushed, kept)
     decayed = np.where(decays, decayed, pushed)
-    steps = [
-        (velocity, none, kept),
-        (kept, gradient, pushed),
-        (values, none, decay),
-        (pushed, decay, decayed),
-        (values, decayed, updated),
-    ]
-    executed = np.stack([always, there, decays, decays, always], axis=1)
-    operations = np.stack([np.stack(step, axis=1) for step in steps], axis=1)
-    program.record(operations[executed])
+    program.record(
+        (velocity, NONE, kept, True),
+        (kept, gradient, pushed, there),
+        (values, NONE, decay, decays),
+        (pushed, decay, decayed, decays),
+        (values, decayed, updated, True),
+    )
     return [updated, decayed]
 
 
