@@ -168,6 +168,7 @@ PAPER_CHOICE = ({"depth": 2, "lr": 0.05, "momentum": 0.9}, {"depth": 3, "lr": 0.
 PAPER_FIRST_CHOICE = {"depth": 3, "lr": 0.2, "momentum": 0.5}
 # A first look at small initial weights: what it varies, and around what.
 SMALL_START = {"epochs": 20, "init_scale": 0.2, "lr": 0.01}
+PAPER_START = {**PAPER, "batch": 100, "epochs": 100}
 START_SCALES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.4)
 START_RATES = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
 
@@ -353,6 +354,69 @@ FAMILIES = {
             *grid(train_per_class=(100, 2000, 0)),
         ],
         {"seeds": 10, "against": "as it is", **SMALL_START},
+        exploratory=True,
+    ),
+    # Declared in declared.md before the first of their seeds was trained.
+    "small-start": ask(
+        "From small initial weights, does LWTA forget less?",
+        {"the small setting": {}},
+        {"seeds": 100, "first_seed": 3000, **SMALL_START},
+    ),
+    "small-depth": ask(
+        "And with how many hidden layers?",
+        grid(depth=(1, 3, 4)),
+        {"first_seed": 3100, **SMALL_START},
+    ),
+    "small-tasks": ask(
+        "And with which tasks and output layers?",
+        {
+            **random_splits(3000, 5),
+            **splits(("56789", "01234")),
+            "five tasks of two digits": SPLIT_DIGITS,
+            "permuted digits": PERMUTED,
+            **{f"head {head}": {"head": head} for head in ("single", "frozen")},
+        },
+        {"first_seed": 3200, **SMALL_START},
+    ),
+    "bridge": ask(
+        "What carries the gap between the small setting and the published one?",
+        grid(init_scale=(1.0, 0.2), lr=(0.05, 0.01), epochs=(5, 20)),
+        {"first_seed": 3400},
+    ),
+    "paper-grid": ask(
+        "In the paper's protocol, at which initial weights and learning rates is there a gap?",
+        grid(depth=(2, 3), init_scale=(0.1, 0.2, 0.3, 0.4, 1.0), lr=(0.003, 0.01, 0.03)),
+        {"seeds": 3, "first_seed": 1100, **PAPER_START},
+        exploratory=True,
+    ),
+    "paper-start": ask(
+        "In the paper's protocol, does LWTA forget less from small initial weights?",
+        [
+            {"depth": depth, "init_scale": scale}
+            for depth, scale in ((2, 0.2), (2, 0.3), (2, 1.0), (3, 0.2))
+        ],
+        {"seeds": 20, "first_seed": 2000, "lr": 0.01, **PAPER_START},
+    ),
+    "paper-sigmoid": ask(
+        "What does sigmoid do there?",
+        [{"depth": 2, "init_scale": 0.2}],
+        {
+            **{"seeds": 10, "first_seed": 2000, "activations": ALL_THREE},
+            **{"lr": 0.01, **PAPER_START},
+        },
+    ),
+    "small-loss": ask(
+        "And if both networks train to a loss of 0.03?",
+        {"to a loss of 0.03": {"target_loss": 0.03}},
+        {"first_seed": 4000, **SMALL_START, "epochs": 100},
+    ),
+    "start-function": ask(
+        "Do starts of the same function forget alike?",
+        {
+            f"layers at {', '.join(map(str, scales))}": {"layer_scales": scales}
+            for scales in ((0.04, 0.2, 1.0), (0.2, 0.2, 0.2), (1.0, 0.2, 0.04))
+        },
+        {"first_seed": 4000, **SMALL_START, "init_scale": 1.0},
         exploratory=True,
     ),
 }

@@ -49,7 +49,16 @@ from compete_to_compute import (
     train_phases,
     with_progress,
 )
-from study.conditions import NO_DECAY, PAPER, PAPER_CHOICE, Condition, by_key, finished_runs
+from study.conditions import (
+    NO_DECAY,
+    PAPER,
+    PAPER_CHOICE,
+    SMALL_START,
+    START_SCALES,
+    Condition,
+    by_key,
+    finished_runs,
+)
 from study.measures import Checkpoint, gates_on_tests, measure_run
 from study.runs import MECHANISM, PAIR, RECORDED, check_study, key, study_parser
 from visualize_compete_to_compute import field_spread, segregation
@@ -192,9 +201,13 @@ PROGRAMS: dict[str, Callable[[Training, Moment, Any], None]] = {
 
 @dataclass(frozen=True)
 class FollowedCondition(Condition):
-    """A condition of this study; `besides` is what is done besides, on seeds that chose nothing."""
+    """A condition of this study; `besides` is what is done besides, on seeds that chose nothing.
+
+    `tested` in this study's family; else it gives intervals to explanations, see declared.md.
+    """
 
     besides: dict[str, Any] = field(default_factory=dict)
+    tested: bool = True
     first_seed: int = 500
 
     def identity(self, model: str) -> dict[str, Any]:
@@ -240,7 +253,25 @@ CONDITIONS = {
         FollowedCondition("lr 0.02, dropout 0.5", {"lr": 0.02, "dropout": 0.5}, against="lr 0.02"),
         FollowedCondition("paper", PAPER_SMALL_TEST, seeds=20),
         FollowedCondition(
-            "what the figures show", {"paired": False}, first_seed=0, besides=IN_FIGURES
+            "what the figures show",
+            {"paired": False},
+            first_seed=0,
+            besides=IN_FIGURES,
+            tested=False,
+        ),
+        # Small initial weights: see declared.md.
+        *(
+            FollowedCondition(
+                f"init scale {scale}, {depth} {'layer' if depth == 1 else 'layers'}",
+                {**SMALL_START, "init_scale": scale, "depth": depth},
+                activations=tuple(MODELS) if (scale, depth) == (0.2, 2) else PAIR,
+                first_seed=4000,
+                seeds=40 if scale in (0.2, 1.0) else 20,
+                tested=False,
+            )
+            for scale in START_SCALES
+            for depth in (1, 2, 3)
+            if depth == 2 or scale in (0.2, 1.0)
         ),
     )
 }

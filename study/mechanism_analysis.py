@@ -13,7 +13,8 @@ A condition has sets of summaries (as of `summarise`) of measures by name:
 The measures are forgetting; task2 (its accuracy at the end); lost.at0.9 (on Task 1 when Task 2
 first reaches .9); those of `measures`, by moment (probe.after1, and probe.lost, what Task 2 takes),
 by layer (silenced.layer1), or both (gap.layer1.after2; and gap.layer2-layer1.after2, what the
-deeper layer has more); and those of `seen_in_figures`.
+deeper layer has more), by layer and task (moved.layer1.task2); what Task 1 has lost with exchanged
+heads (lost.old_head); those of the start (logit_std); and those of `seen_in_figures`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from typing import Any
 from compete_to_compute import InputError, adjust, aggregate, chance, summarise, verdict
 from study.analysis import CONDITION, p_text, summary
 from study.conditions import by_key, finished_runs
-from study.mechanism import CONDITIONS, IN_FIGURES, MODELS, FollowedCondition
+from study.measures import OF_NETWORK
+from study.mechanism import CONDITIONS, MODELS, FollowedCondition
 from study.runs import MECHANISM, PAIR, record_from
 from study.tables import Column, markdown
 
@@ -57,17 +59,25 @@ def measures_of(row: Numbers) -> dict[str, float]:
     values = {"forgetting": record_from(row)["forgetting"], "task2": row["accuracy_matrix"][-1][-1]}
     if "layers" not in row:
         return values | row.get("seen", {})
-    for moment, layers in zip(MOMENTS, row["layers"], strict=True):
-        for number, layer in enumerate(layers, start=1):
-            for name, value in layer.items():
-                values[f"{name}.layer{number}.{moment}"] = value
-                if number > 1:
-                    values[f"{name}.layer{number}-layer1.{moment}"] = value - layers[0][name]
+    for kind in {"layers", "directions"} & row.keys():
+        for moment, layers in zip(MOMENTS, row[kind], strict=True):
+            for number, layer in enumerate(layers, start=1):
+                for name, value in layer.items():
+                    values[f"{name}.layer{number}.{moment}"] = value
+                    if number > 1:
+                        values[f"{name}.layer{number}-layer1.{moment}"] = value - layers[0][name]
     for number, (gates, weights) in enumerate(zip(row["changed"], row["weights"], strict=True), 1):
         values |= {f"{name}.layer{number}": value for name, value in (gates | weights).items()}
-    for moment, accuracy in zip(MOMENTS, row["probe"].values(), strict=True):
-        values[f"probe.{moment}"] = accuracy
-    values["probe.lost"] = values["probe.after1"] - values["probe.after2"]
+    for name in OF_NETWORK & row.keys():
+        accuracies = list(row[name].values())
+        values |= {f"{name}.{m}": a for m, a in zip(MOMENTS, accuracies, strict=True)}
+        values[f"{name}.lost"] = accuracies[1] - accuracies[2]
+    for task, layers in enumerate(row.get("moved", ()), start=1):
+        for number, layer in enumerate(layers, start=1):
+            values |= {f"{name}.layer{number}.task{task}": v for name, v in layer.items()}
+    learned = row["accuracy_matrix"][1][0]
+    values |= {f"lost.{name}": learned - v for name, v in row.get("heads", {}).items()}
+    values |= row.get("start", {})
     lost = {f"lost.at{level}": lost_at(row["trajectory"], level) for level in LEVELS}
     return values | {name: value for name, value in lost.items() if value is not None}
 
@@ -137,13 +147,13 @@ def sets_of(condition: FollowedCondition) -> Numbers:
 def analyse() -> dict[str, Numbers]:
     """Of each condition its sets of summaries, its comparison, and how many runs `failed`.
 
-    The comparison of ReLU and LWTA is `aggregate`'s of a pair; its family is all of this study but
-    what the figures show, whose runs are those of another study.
+    The comparison of ReLU and LWTA is `aggregate`'s of a pair; its family are the conditions that
+    are `tested` here.
     """
     numbers: dict[str, Numbers] = {}
     for name, condition in CONDITIONS.items():
         numbers[name] = {"label": name, **sets_of(condition)}
-        if condition.besides != IN_FIGURES:
+        if condition.tested:
             records = [record_from(row) for m in PAIR for row in runs()[name][m].values()]
             guessing = chance(condition.config("relu"))
             numbers[name] |= aggregate(records, PAIR, guessing)["pairs"][0]
@@ -196,7 +206,7 @@ CONDITIONS_TABLE = (
 )
 OF_LAYER = ("activity.layer{}.after2", "information.layer{}.after2", "overlap_tasks.layer{}.after2")
 OF_CHANGE = ("silenced.layer{}", "untouched.layer{}")
-OF_NETWORK = (  # measures, by the names that prose may cite
+OF_A_NETWORK = (  # measures, by the names that prose may cite
     *("forgetting", "task2", "lost.at0.925", "probe.lost"),
     *(name.format(layer) for name in (*OF_LAYER, *OF_CHANGE) for layer in (1, 2)),
 )
@@ -204,7 +214,7 @@ NETWORKS_TABLE = (
     CONDITION,
     Column("network", lambda row: row["network"]),
     Column("failed runs", lambda row: f"{row['failed']}"),
-    *(summary(name, "own", name, sign=False) for name in OF_NETWORK),
+    *(summary(name, "own", name, sign=False) for name in OF_A_NETWORK),
     summary("ReLU's forgetting minus its", "relu", "forgetting"),
     summary("LWTA's forgetting minus its", "lwta", "forgetting"),
 )
