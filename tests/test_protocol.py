@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,21 +49,16 @@ def network_and_tasks(
     return MLP([first[used], *others], ACTIVATIONS[activation], config.k), tasks
 
 
-def bits(run: Run) -> tuple[str, dict[str, bytes]]:
-    """All that a run leaves behind, wall-clock time apart, comparable bit by bit."""
-    arrays = {name: array.tobytes() for name, array in run.snapshot.items()}
-    return json.dumps([run.record, run.schedule]), arrays
-
-
 # --- Tasks --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "config",
-    [Config(), Config(permute=True, head="single", dropout=0.5, k=4, init_scale=0.2, joint=True)],
-    ids=["default", "other options"],
+    ("seed", "config"),
+    [
+        (0, Config()),
+        (3, Config(permute=True, head="single", dropout=0.5, k=4, init_scale=0.2, joint=True)),
+    ],
 )
-@pytest.mark.parametrize("seed", [0, 3])
 def test_the_draw_is_the_published_one(seed: int, config: Config, mnist: Mnist) -> None:
     """Training images of both tasks, digit by digit, then the test images."""
     rng = np.random.default_rng(seed)
@@ -83,11 +82,15 @@ def test_zero_draws_every_image(mnist: Mnist) -> None:
 
 
 @pytest.mark.parametrize("head", ["masked", "single"])
-def test_task_inputs_are_the_drawn_images(head: str, mnist: Mnist) -> None:
-    config = replace(TINY, head=head)
+def test_task_inputs_are_the_drawn_images_in_the_documented_order(head: str, mnist: Mnist) -> None:
+    config = replace(TINY, head=head, tasks=("012", "012", "345"), permute=True)
+    ctc.check_config(config, BOTH)  # permuted tasks may share digits
     tasks, used = ctc.make_tasks(config, 2, mnist)
-    for task, (train, test) in zip(tasks, ctc.draw_images(config, 2, mnist), strict=True):
-        images = np.concatenate([mnist.train_images[train], mnist.test_images[test]])
+    rng = np.random.default_rng([2, 1])
+    orders = [np.arange(784), rng.permutation(784), rng.permutation(784)]
+    drawn = ctc.draw_images(config, 2, mnist)
+    for task, order, (train, test) in zip(tasks, orders, drawn, strict=True):
+        images = np.concatenate([mnist.train_images[train], mnist.test_images[test]])[:, order]
         inputs = np.concatenate([task.train_inputs, task.test_inputs])
         assert inputs.dtype == np.float32
         np.testing.assert_array_equal(inputs[:, :-1], images[:, used] / np.float32(255))
@@ -96,53 +99,10 @@ def test_task_inputs_are_the_drawn_images(head: str, mnist: Mnist) -> None:
         digits = np.concatenate([mnist.train_labels[train], mnist.test_labels[test]])
         labels = np.concatenate([task.train_labels, task.test_labels])
         np.testing.assert_array_equal(task.classes[labels], digits)
-        assert len(task.classes) == (10 if head == "single" else 5)
-
-
-def test_each_later_task_has_its_documented_pixel_order(mnist: Mnist) -> None:
-    # Every image the same and no pixel blank, so that nothing but the order shows.
-    image = (np.arange(784) % 255 + 1).astype(np.uint8)
-    alike = [np.broadcast_to(image, i.shape) for i in (mnist.train_images, mnist.test_images)]
-    config = replace(TINY, tasks=("012", "012", "345"), permute=True)
-    ctc.check_config(config, BOTH)  # permuted tasks may share digits
-    tasks, _ = ctc.make_tasks(
-        config, 3, replace(mnist, train_images=alike[0], test_images=alike[1])
-    )
-    rng = np.random.default_rng([3, 1])
-    orders = [np.arange(784), rng.permutation(784), rng.permutation(784)]
-    for task, order in zip(tasks, orders, strict=True):
-        for inputs in (task.train_inputs, task.test_inputs):
-            assert np.all(inputs[:, :-1] == image[order] / np.float32(255))
+        assert len(task.classes) == (10 if head == "single" else 3)
 
 
 # --- The published run, and bits ----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def seed_0(mnist: Mnist) -> dict[str, Run]:
-    """The published run's seed 0: ReLU and LWTA at the defaults."""
-    arguments = [(Config(), activation, 0, mnist) for activation in BOTH]
-    runs = {run.record["model"]: run for run in ctc.side_by_side(ctc.train_model, arguments, 2)}
-    return {activation.name: runs[activation.name] for activation in BOTH}
-
-
-def test_seeds_0_to_9_agree_with_the_published_run(seed_0: dict[str, Run]) -> None:
-    task_1_of_seed_0 = {
-        "relu": [(0.956, 0.143), (0.961, 0.125), (0.971, 0.112), (0.968, 0.112), (0.974, 0.119)],
-        "lwta": [(0.963, 0.217), (0.971, 0.147), (0.975, 0.171), (0.973, 0.155), (0.973, 0.162)],
-    }
-    arguments = [(Config(), activation, seed, None) for seed in range(1, 10) for activation in BOTH]
-    runs = [*seed_0.values(), *ctc.side_by_side(ctc.train_run, arguments, 2)]
-    for model, forgetting in (("relu", 0.045), ("lwta", 0.043)):
-        rows = seed_0[model].schedule[:5]
-        assert [(row["task"], row["epoch"]) for row in rows] == [(1, e) for e in range(1, 6)]
-        figures = [row["test_accuracy"] for row in rows]
-        np.testing.assert_allclose(figures, task_1_of_seed_0[model], atol=0.002)
-        records = [run.record for run in runs if run.record["model"] == model]
-        assert sorted(record["seed"] for record in records) == [*range(10)]
-        assert {record["status"] for record in records} == {"ok"}
-        mean = np.mean([record["forgetting"] for record in records])
-        assert mean == pytest.approx(forgetting, abs=0.02)
 
 
 # SHA-256 of what each set of options gave, of rows of `per_seed` and `schedule`, by BLAS kernel.
@@ -159,20 +119,58 @@ OPTION_SETS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTION_SETS)
-def test_bits_are_the_recorded_ones(
-    name: str, mnist: Mnist, request: pytest.FixtureRequest
-) -> None:
-    recorded = BITS.get(str(ctc.blas()["blas_kernel"]), {})
+def train_option_sets(mnist: Mnist) -> None:
+    """Print the kernel, the hash of each set of options, and the schedules of the default."""
+    hashes, schedules = {}, {}
+    for name, config in OPTION_SETS.items():
+        models = ("relu", "lwta") if name == "default" else ACTIVATIONS
+        runs = {model: train(config, model, mnist) for model in models}
+        rows = [{k: v for k, v in r.record.items() if k != "blas_kernel"} for r in runs.values()]
+        content = json.dumps([rows, [row for run in runs.values() for row in run.schedule]])
+        hashes[name] = hashlib.sha256(content.encode()).hexdigest()
+        schedules[name] = {model: run.schedule for model, run in runs.items()}
+    kernel = ctc.blas()["blas_kernel"]
+    print(json.dumps({"kernel": kernel, "sha256": hashes, "seed 0": schedules["default"]}))
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Any]:
+    """What `train_option_sets` finds with the BLAS kernel that was recorded.
+
+    OpenBLAS takes it from a variable as it is loaded; any x86 processor of some ten years has it.
+    """
+    folders = os.pathsep.join(str(Path(file).parent) for file in (__file__, ctc.__file__))
+    variables = {"PYTHONPATH": folders, "OPENBLAS_CORETYPE": next(iter(BITS))}
+    code = "import test_protocol as t; t.train_option_sets(t.ctc.load_mnist())"
+    command, environment = [sys.executable, "-c", code], {**os.environ, **variables}
+    return json.loads(
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+    )
+
+
+def test_bits_are_the_recorded_ones(trained: dict[str, Any]) -> None:
+    recorded = BITS.get(trained["kernel"], {})
     if recorded.get("numpy") != int(np.__version__.split(".")[0]):
         pytest.skip("recorded with another BLAS kernel or numpy")
-    if name == "default":
-        runs = [*request.getfixturevalue("seed_0").values()]
-    else:
-        runs = [train(OPTION_SETS[name], model, mnist) for model in ACTIVATIONS]
-    rows = [{k: v for k, v in run.record.items() if k != "blas_kernel"} for run in runs]
-    content = json.dumps([rows, [row for run in runs for row in run.schedule]])
-    assert hashlib.sha256(content.encode()).hexdigest() == recorded["sha256"][name]
+    assert trained["sha256"] == recorded["sha256"]
+
+
+# Published test accuracy on both tasks, after each epoch of Task 1 and after Task 2.
+TASK_1 = {
+    "relu": [(0.956, 0.143), (0.961, 0.125), (0.971, 0.112), (0.968, 0.112), (0.974, 0.119)],
+    "lwta": [(0.963, 0.217), (0.971, 0.147), (0.975, 0.171), (0.973, 0.155), (0.973, 0.162)],
+}
+AFTER_TASK_2 = {"relu": (0.902, 0.957), "lwta": (0.951, 0.951)}
+
+
+def test_seed_0_agrees_with_the_published_run(trained: dict[str, Any]) -> None:
+    for model, schedule in trained["seed 0"].items():
+        steps = [(row["task"], row["epoch"]) for row in schedule]
+        assert steps == [(task, epoch) for task in (1, 2) for epoch in range(1, 6)]
+        accuracies = [row["test_accuracy"] for row in schedule]
+        np.testing.assert_allclose(accuracies[:5], TASK_1[model], atol=0.002)
+        # What differs in the last bits between BLAS kernels has grown: to .006 on OpenBLAS's.
+        np.testing.assert_allclose(accuracies[-1], AFTER_TASK_2[model], atol=0.03)
 
 
 def test_training_can_start_from_other_weights(mnist: Mnist) -> None:
@@ -217,22 +215,7 @@ def test_the_training_figures_are_of_each_image_before_its_update(mnist: Mnist) 
             assert now.train_accuracy == pytest.approx(accuracy, abs=0.01)
 
 
-def test_testing_at_every_moment_changes_no_bit(mnist: Mnist) -> None:
-    network, tasks = network_and_tasks(TINY, mnist)
-    matrix, active = [], np.zeros((3, 2, 2, 32), np.float32)
-    for now in train_phases(network, tasks, TINY, 0):
-        accuracies = ctc.evaluate(network, tasks)
-        if now.update == 0 or now.task_over:  # a checkpoint
-            ctc.evaluate(network, tasks, active[len(matrix)])
-            matrix.append(accuracies)
-    plain = train(TINY, "lwta", mnist)
-    assert plain.record["accuracy_matrix"] == matrix
-    np.testing.assert_array_equal(plain.snapshot["active"], active)
-    _, used = ctc.make_tasks(TINY, 0, mnist)
-    np.testing.assert_array_equal(plain.snapshot["W1"][used], network.weights[0][:, :-1].T)
-
-
-def test_evaluating_more_often_only_adds_tests(mnist: Mnist) -> None:
+def test_evaluating_more_often_changes_no_bit_and_only_adds_tests(mnist: Mnist) -> None:
     plain = train(TINY, "lwta", mnist)
     often = train(replace(TINY, evaluate_every=3), "lwta", mnist)
     assert (often.record, often.schedule) == (plain.record, plain.schedule)
@@ -242,28 +225,31 @@ def test_evaluating_more_often_only_adds_tests(mnist: Mnist) -> None:
     updates = often.snapshot["update"]
     assert list(updates) == [0, 3, 5, 6, 9, 10, 12, 15, 18, 20]
     np.testing.assert_array_equal(often.snapshot["task"], [0] + [1] * 5 + [2] * 4)
-    at_epochs = np.isin(updates, plain.snapshot["update"])
-    for name in ("accuracy", "train_loss", "task"):
-        np.testing.assert_array_equal(often.snapshot[name][at_epochs], plain.snapshot[name])
     assert list(updates[np.isfinite(often.snapshot["train_loss"])]) == [5, 10, 15, 20]
+
+    network, tasks = network_and_tasks(TINY, mnist)
+    accuracies, active = {}, np.zeros((3, 2, 2, 32), np.float32)
+    for now in train_phases(network, tasks, TINY, 0):
+        accuracies[now.update] = ctc.evaluate(network, tasks)
+        if now.is_checkpoint:
+            ctc.evaluate(network, tasks, active[now.task if now.update else 0])
+    assert often.snapshot["accuracy"].tolist() == [accuracies[update] for update in updates]
+    assert often.record["accuracy_matrix"] == [accuracies[update] for update in (0, 10, 20)]
+    np.testing.assert_array_equal(often.snapshot["active"], active)
 
 
 def test_a_caller_may_change_the_rate_and_stop(mnist: Mnist) -> None:
     slow = replace(TINY, lr=0.01)
     network, tasks = network_and_tasks(TINY, mnist)
     expected, _ = network_and_tasks(slow, mnist)
-    reference = train_phases(expected, tasks, slow, 0)
-    for now in train_phases(network, tasks, TINY, 0):
+    for now, _ in zip(
+        train_phases(network, tasks, TINY, 0), train_phases(expected, tasks, slow, 0), strict=True
+    ):
         now.lr = 0.01
-        next(reference)
         np.testing.assert_array_equal(network.parameters, expected.parameters)
         if now.update == 7:
             break
     assert now.update == 7
-    stopped = network.parameters.copy()
-    next(reference)
-    assert not np.array_equal(stopped, expected.parameters)
-    np.testing.assert_array_equal(network.parameters, stopped)
 
 
 @pytest.mark.parametrize(
@@ -368,38 +354,16 @@ def test_each_head_moves_its_output_rows(
     assert moved == [[*rows] for rows in moving]
 
 
-def test_masked_rows_move_by_decay_and_momentum_alone(mnist: Mnist) -> None:
-    config = replace(TINY, weight_decay=0.1)
-    network, tasks = network_and_tasks(config, mnist)
-    for now in train_phases(network, tasks, config, 0):
-        if (now.task, now.task_update) == (2, 1):
-            break
-        W = network.weights[-1][:5].copy()
-        v = ctc.layer_views(network.velocity, [w.shape for w in network.weights])[-1][:5].copy()
-    decay = config.lr * config.weight_decay * W
-    decay[:, -1] = 0  # the biases
-    np.testing.assert_allclose(network.weights[-1][:5], W + 0.9 * v - decay, rtol=1e-5, atol=1e-7)
-
-
-def test_joint_training_is_one_phase_that_cannot_forget(
-    monkeypatch: pytest.MonkeyPatch, mnist: Mnist
-) -> None:
-    trained: list[Task] = []
-
-    def spy(network: MLP, phases: list[Task], *rest: Any) -> Iterator[Moment]:
-        trained.extend(phases)
-        return train_phases(network, phases, *rest)
-
-    monkeypatch.setattr(ctc, "train_phases", spy)
+def test_joint_training_is_one_phase_that_cannot_forget(mnist: Mnist) -> None:
     joint = replace(TINY, joint=True, epochs=6)
-    masked, frozen = (train(replace(joint, head=h), "relu", mnist) for h in ("masked", "frozen"))
-    assert bits(masked) == bits(frozen)  # there is no other task to keep aside
-    phase, _ = trained
+    phase = ctc.join_tasks(ctc.make_tasks(joint, 0, mnist)[0])
     digits = phase.classes[phase.train_labels]
     assert np.bincount(digits).tolist() == [30] * 10
     own = (np.arange(10)[:, None] < 5) == (digits < 5)  # each image sees its own task's classes
     np.testing.assert_array_equal(phase.train_mask, np.where(own, 0, -np.inf))
-    record = masked.record
+    record = train(joint, "relu", mnist).record
+    # With a frozen head the same, since there is no other task to keep aside.
+    assert record == train(replace(joint, head="frozen"), "relu", mnist).record
     assert (len(record["accuracy_matrix"]), record["epochs"], record["status"]) == (2, [6], "ok")
     assert record["average_accuracy"] == np.mean(record["accuracy_matrix"][-1])
     assert [record[metric] for metric in METRICS if metric != "average_accuracy"] == [None] * 3
@@ -482,11 +446,16 @@ def test_the_activation_of_contributing_md_is_under_ten_lines_and_trains(
     guide = Path(ctc.__file__).with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     assert len(lines.splitlines()) < 10
-    monkeypatch.setattr(ctc, "ACTIVATIONS", dict(ACTIVATIONS))
-    exec(lines, vars(ctc).copy())  # as if it stood in the file
+    source, place = Path(ctc.__file__).read_text(encoding="utf-8"), "\nPAIRED_BATCH_STREAM ="
+    assert source.count(place) == 1
+    (tmp_path / "with_leaky.py").write_text(
+        source.replace(place, "\n" + lines + place), encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     small = "--hidden 32 --train-per-class 30 --test-per-task 100 --epochs 6 --batch 32"
-    assert ctc.main([*small.split(), "--activations", "relu", "leaky"]) == 0
+    with_leaky = importlib.import_module("with_leaky")
+    assert with_leaky.main([*small.split(), "--activations", "relu", "leaky"]) == 0
     rows = json.loads(Path("results.json").read_text())["per_seed"]
     assert [(row["model"], row["status"]) for row in rows] == [("relu", "ok"), ("leaky", "ok")]
     assert rows[0]["accuracy_matrix"] != rows[1]["accuracy_matrix"]

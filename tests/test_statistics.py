@@ -29,39 +29,22 @@ def compare_with_zero(differences: Any) -> dict[str, Any]:
     return compare(list(differences), [0.0] * len(differences))
 
 
-# --- One model ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 40])
+@pytest.mark.parametrize("n", [2, 3, 4, 7, 40, 101])
 def test_summarise_against_scipy(n: int) -> None:
     values = np.random.default_rng(n).standard_t(3, n)
     summary = summarise([None, *values, None])
     assert summary["n"] == n
     assert summary["mean"] == pytest.approx(values.mean(), abs=1e-12)
     assert summary["median"] == pytest.approx(np.median(values), abs=1e-12)
-    assert summary["iqm"] == pytest.approx(stats.trim_mean(values, 0.25), abs=1e-12)
     assert summary["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
     expected = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
     assert summary["ci95"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_summarise_says_none_for_what_too_few_values_cannot_give() -> None:
-    unknown = dict.fromkeys(("mean", "median", "iqm", "std", "ci95"))
+    unknown = dict.fromkeys(("mean", "median", "std", "ci95"))
     assert summarise([]) == summarise([None]) == {"n": 0, **unknown}
-    one = {"mean": 0.5, "median": 0.5, "iqm": 0.5}
-    assert summarise([0.5]) == {"n": 1, **unknown, **one}
-
-
-@pytest.mark.parametrize("probability", [0.5, 0.6, 0.8, 0.9, 0.95, 0.975, 0.995, 0.999])
-def test_student_t_quantile_against_scipy(probability: float) -> None:
-    for df in (*range(1, 101), 999):
-        expected = stats.t.ppf(probability, df)
-        assert ctc.student_t_quantile(probability, df) == pytest.approx(
-            expected, rel=1e-9, abs=1e-9
-        )
-
-
-# --- A pair -------------------------------------------------------------------------------------
+    assert summarise([0.5]) == {"n": 1, **unknown, "mean": 0.5, "median": 0.5}
 
 
 def test_compare_takes_first_minus_second_seed_by_seed() -> None:
@@ -89,14 +72,14 @@ def test_p_is_exact_for_few_pairs(thousandths: list[int]) -> None:
     assert compare_with_zero(np.array(thousandths) / 1000)["p"] == extreme / len(flips)
 
 
-@pytest.mark.parametrize("n", [12, 13, 16])
+@pytest.mark.parametrize("n", [12, 13])  # the last that is exact, the first that is drawn
 def test_p_against_scipy(n: int) -> None:
     values = DIFFERENCES[:n] + 0.02
     expected = stats.permutation_test(
         (values,),
         lambda x, axis: x.mean(axis),
         permutation_type="samples",
-        n_resamples=1 << 16,  # all of them
+        n_resamples=1 << n,  # all of them
     ).pvalue
     p = compare_with_zero(values)["p"]
     deviation = (expected * (1 - expected) / 100_000) ** 0.5  # of a share of drawn flips
@@ -115,27 +98,6 @@ def test_smallest_detectable_difference_has_80_percent_power(n: int) -> None:
     assert power == pytest.approx(0.8, abs=0.01)
 
 
-@pytest.mark.parametrize("population", ["normal", "measured"])
-def test_where_nothing_differs_the_rule_errs_as_often_as_it_says(population: str) -> None:
-    rng = np.random.default_rng(0)
-    trials, n = 2000, 10
-    missed = rejected = 0
-    for _ in range(trials):
-        if population == "normal":
-            differences = rng.normal(0, 0.03, n)
-        else:  # signs flipped at random: as heavy-tailed as the real ones, and zero on average
-            differences = rng.choice(DIFFERENCES, n) * rng.choice([-1, 1], n)
-        comparison = compare_with_zero(differences)
-        low, high = comparison["difference"]["ci95"]
-        missed += not low <= 0 <= high
-        rejected += comparison["p"] < 0.05
-    assert 0.03 <= missed / trials <= 0.07
-    assert 0.035 <= rejected / trials <= 0.065
-
-
-# --- A family -----------------------------------------------------------------------------------
-
-
 @given(st.lists(st.integers(1, 64), max_size=8), st.integers(1, 63))
 def test_holm_rejects_what_his_procedure_rejects(numbers: list[int], level: int) -> None:
     """From the smallest p on: reject while p is at most the level over the hypotheses left."""
@@ -147,20 +109,6 @@ def test_holm_rejects_what_his_procedure_rejects(numbers: list[int], level: int)
     adjusted = ctc.holm([number / 64 for number in numbers])
     assert {index for index, p in enumerate(adjusted) if p <= level / 64} == rejected
     assert all(p <= 1 for p in adjusted)
-
-
-def test_adjusting_a_family_can_take_a_verdict_away() -> None:
-    family = [
-        compare_with_zero([0.1, 0.11, 0.12, 0.1, 0.13, 0.09]),  # p = 1/32
-        compare_with_zero([0.1, -0.1, 0.1, -0.1, 0.1, 0.2]),
-        compare_with_zero([0.1]),  # one seed: no test
-    ]
-    assert verdict("ReLU", "LWTA", family[0]) == "LWTA forgets less"
-    p = [comparison["p"] for comparison in family]
-    ctc.adjust(family)
-    assert [comparison["p_adjusted"] for comparison in family] == [2 * p[0], p[1], None]
-    assert [comparison["p"] for comparison in family] == p
-    assert str(verdict("ReLU", "LWTA", family[0])).startswith("undecided: 6 seeds could have shown")
 
 
 UNDECIDED = "undecided: 7 seeds could have shown 0.123"
@@ -185,22 +133,6 @@ def test_verdict_is_by_the_adjusted_p_and_the_margin(
     difference = {"n": 7, "mean": mean, "ci95": [-1, 1]}
     comparison = {"difference": difference, "ci90": ci90, "smallest_detectable": 0.1234, "p": 0.5}
     assert verdict("ReLU", "LWTA", {**comparison, "p_adjusted": p_adjusted}) == words
-
-
-def test_verdict_of_measured_differences_and_of_too_few() -> None:
-    for differences, words in (
-        (DIFFERENCES, "undecided: 40 seeds could have shown 0.027"),
-        (DIFFERENCES / 10, "alike within 0.010"),
-        (DIFFERENCES / 10 + 0.005, "LWTA forgets less by less than 0.010"),
-        (DIFFERENCES - 0.05, "ReLU forgets less"),
-        ([0.0] * 8, "alike within 0.010"),
-        ([0.25], None),
-        ([], None),
-    ):
-        assert verdict("ReLU", "LWTA", compare_with_zero(differences)) == words
-
-
-# --- Many seeds ---------------------------------------------------------------------------------
 
 
 def row(seed: int, model: str, value: float | None, status: str = "ok") -> dict[str, Any]:
@@ -242,16 +174,19 @@ def test_chance_is_by_the_classes_that_the_softmax_sees() -> None:
     assert ctc.chance(Config(head="single")) == pytest.approx(1 / 10)
 
 
-def test_the_pairs_of_three_models_are_one_family() -> None:
+def test_the_pairs_of_all_models_are_one_family_but_for_those_without_a_test() -> None:
     models = ["relu", "lwta", "sigmoid"]
     records = [row(s, m, (10 + s) * i / 100) for s in range(7) for i, m in enumerate(models)]
-    pairs = aggregate(records, models, 0.2)["pairs"]
-    assert [(pair["first"], pair["second"], pair["verdict"]) for pair in pairs] == [
+    pairs = aggregate([*records, row(0, "other", 0.5)], [*models, "other"], 0.2)["pairs"]
+    tested = [pair for pair in pairs if pair["second"] != "other"]
+    assert [(pair["first"], pair["second"], pair["verdict"]) for pair in tested] == [
         ("relu", "lwta", "ReLU forgets less"),
         ("relu", "sigmoid", "ReLU forgets less"),
         ("lwta", "sigmoid", "LWTA forgets less"),
     ]
-    assert [(pair["p"], pair["p_adjusted"]) for pair in pairs] == [(2 / 128, 6 / 128)] * 3
+    assert [(pair["p"], pair["p_adjusted"]) for pair in tested] == [(2 / 128, 6 / 128)] * 3
+    others = [pair for pair in pairs if pair not in tested]
+    assert [(pair["p_adjusted"], pair["verdict"]) for pair in others] == [(None, None)] * 3
 
 
 def test_without_forgetting_there_is_no_pair_and_no_verdict() -> None:
