@@ -202,6 +202,15 @@ def analyse_family(name: str, table: Rows, tested_in: dict[Any, str]) -> dict[st
     return results
 
 
+def result_at(place: str) -> Result:
+    """The result of "family/condition"; `InputError` where there is none."""
+    family, _, condition = place.partition("/")
+    try:
+        return analyse()[family][POOLED if condition == "pooled" else condition]
+    except KeyError:
+        raise InputError(f"{place}: there is no such condition") from None
+
+
 def quantity(place: str) -> Any:
     """A number or a word: "family/condition:name"; the condition may be "pooled".
 
@@ -210,10 +219,9 @@ def quantity(place: str) -> Any:
     stands for its mean. Raises `InputError` where there is nothing.
     """
     where, _, name = place.rpartition(":")
-    family, _, condition = where.partition("/")
+    result = result_at(where)
+    value: Any = {**result.row(), "records": result.records}
     try:
-        result = analyse()[family][POOLED if condition == "pooled" else condition]
-        value: Any = {**result.row(), "records": result.records}
         for part in name.split("."):
             if part in ("low", "high"):
                 value = value["ci95"][part == "high"]
@@ -283,6 +291,7 @@ FORGETTING = (
     summary("last task's accuracy, ReLU minus LWTA", "last_task"),
     summary("average accuracy, failed runs as guessing", "at_chance"),
 )
+PAGE = (*FORGETTING[:6], summary("Task 2, ReLU minus LWTA", "last_task"))
 TESTED = (Column("p, adjusted", p_text), Column("verdict", verdict_text))
 CHANGES = (
     CONDITION,
@@ -319,6 +328,15 @@ PAPER = (
     *paper_columns("Task 1 error after Task 1, %", "error_learned", 0),
     *paper_columns("after Task 2, %", "error_kept", 1),
 )
+
+
+def chosen_rows(head: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A table of some results in Markdown, each with a label of its own and its place."""
+    numbers = [{**result_at(place).row(), "label": text} for text, place in rows]
+    columns = (Column(head, CONDITION.text), *PAGE[1:], TESTED[1])
+    return markdown(
+        columns if any(row.get("verdict") for row in numbers) else columns[:-1], numbers
+    )
 
 
 def tables() -> dict[str, str]:

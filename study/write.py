@@ -5,8 +5,10 @@
 People write README.md and study/README.md; a number in their prose stands between anchors that a
 reader does not see, `<!--=PLACE @ FORMAT-->` before it and `<!--/-->` behind it, and is put there
 from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, `speed:NAME`,
-`movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT is Python's. Tables go between
-`<!--table TITLE-->` and `<!--/table-->`. study/tables.md has every table, and is written whole.
+`movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT is Python's. A table goes between
+`<!--table TITLE-->` and `<!--/table-->`; one of chosen conditions has its rows in the first anchor,
+behind the first column's head: a line `LABEL: FAMILY/CONDITION` each, and ends with `<!--/rows-->`.
+study/tables.md has every table, and is written whole.
 """
 
 from __future__ import annotations
@@ -37,6 +39,10 @@ PAGES = (STUDY.parent / "README.md", STUDY / "README.md")
 TABLES = STUDY / "tables.md"
 NUMBER = re.compile(r"<!--=(?P<place>[^>]+?)(?: @ (?P<format>[^ >]+))?-->.*?<!--/-->", re.DOTALL)
 TABLE = re.compile(r"<!--table (?P<title>.+?)-->\n.*?<!--/table-->", re.DOTALL)
+
+ROWS = re.compile(
+    r"(?P<start><!--rows (?P<head>.+?)\n(?P<rows>.+?)\n-->\n).*?<!--/rows-->", re.DOTALL
+)
 
 
 @cache
@@ -83,6 +89,12 @@ def tables() -> dict[str, str]:
     }
 
 
+def rows_of(match: re.Match[str]) -> list[tuple[str, str]]:
+    """Label and place of each row of a table of chosen conditions."""
+    parted = (line.partition(": ") for line in match["rows"].splitlines())
+    return [(text, place) for text, _, place in parted]
+
+
 def filled(page: str) -> str:
     """A page with its numbers and tables as the results have them now."""
 
@@ -95,7 +107,11 @@ def filled(page: str) -> str:
             raise InputError(f"{match['title']}: there is no such table")
         return f"<!--table {match['title']}-->\n{tables()[match['title']]}\n<!--/table-->"
 
-    return TABLE.sub(put_table, NUMBER.sub(put_number, page))
+    def put_rows(match: re.Match[str]) -> str:
+        table = analysis.chosen_rows(match["head"], rows_of(match))
+        return f"{match['start']}{table}\n<!--/rows-->"
+
+    return ROWS.sub(put_rows, TABLE.sub(put_table, NUMBER.sub(put_number, page)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -105,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     contents: dict[Path, str] = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES}
-    places = [m["place"] for text in contents.values() for m in NUMBER.finditer(text)]
+    everything = "\n".join(contents.values())
+    places = {m["place"].rpartition(":")[0] for m in NUMBER.finditer(everything)}
+    places |= {place for m in ROWS.finditer(everything) for _, place in rows_of(m)}
     sections = [f"## {title}\n\n{table}\n" for title, table in tables().items()]
     contents[TABLES] = "\n".join(
         ["# Every table\n\nMade by `python3 -m study write`.\n", *sections]
@@ -116,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_or_stop(path, text.encode())
         print(f"Wrote {path}")
     FIGURES.mkdir(exist_ok=True)
-    figures.draw_all({place.rpartition(":")[0] for place in places})
+    figures.draw_all(places)
     mechanism_figures.draw_all()
     save_figure(movement.movement_figure(saved("movement")), FIGURES / "movement.png")
     return 0

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from compete_to_compute import InputError
-from study.write import NUMBER, PAGES, TABLE, filled
+from study.write import NUMBER, PAGES, ROWS, TABLE, filled
 
 TEXTS = {page.parent.name: page.read_text(encoding="utf-8") for page in PAGES}
 
@@ -18,6 +18,7 @@ def test_numbers_and_tables_in_the_pages_are_put_there_from_the_runs() -> None:
         emptied = re.sub(
             r"(<!--table .+?-->\n).*?<!--/table-->", r"\1<!--/table-->", emptied, flags=re.S
         )
+        emptied = ROWS.sub(r"\g<start><!--/rows-->", emptied)
         assert filled(emptied) == page
 
 
@@ -29,7 +30,7 @@ def test_a_place_without_a_number_is_named(place: str) -> None:
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_measured_numbers_stand_only_between_anchors(page: str) -> None:
-    prose = TABLE.sub("", NUMBER.sub("", TEXTS[page]))
+    prose = ROWS.sub("", TABLE.sub("", NUMBER.sub("", TEXTS[page])))
     # Settings, the margin, published figures, and the spread of an even field.
     quoted = {"0.01", "0.02", "0.03", "0.1", "0.2", "0.4", "1.0", "0.95", "0.010", "16.6", "6.1"}
     quoted |= {"0.05", "0.5", "0.9", "11.42"}
