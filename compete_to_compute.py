@@ -1320,6 +1320,9 @@ def run_sweep(
             f"{str(error) or 'stopped'}. {trained} of {len(missing)} models finished;"
             + (f" {journal.path} has them, go on with --resume" if journal else " nothing written")
         ) from None
+    finally:
+        if client:
+            client.close()
     save_snapshots(options.snapshots, config, seeds[0], {m: finished[s, m] for s, m in headline})
     return sweep_results(config, models, seeds[0], finished, options.jobs)
 
