@@ -175,7 +175,7 @@ def test_failed_and_missing_runs_are_counted_and_stand_at_chance(study_of: Study
     # Two differences of .75 - .8, and one of .75 less a chance of .2.
     assert quantity("tiny/tiny:at_chance") == pytest.approx((0.55 - 2 * 0.05) / 3)
     for place in ("tiny/tiny:nothing", "tiny/other:difference", "tiny/tiny:change.low", "tiny"):
-        with pytest.raises(InputError, match="no such quantity"):
+        with pytest.raises(InputError, match="there is no such"):
             quantity(place)
     assert len(figures.phase_figure("tiny", "lr", "momentum", 0.1).axes) == 4
     (rows,) = figures.summary_figure(["tiny/tiny", "tiny/other"]).axes
