@@ -16,8 +16,9 @@ test accuracy on Task 1 before Task 2 minus the same after it.
     python3 compete_to_compute.py --seed 0                 one seed, a second or two
     python3 compete_to_compute.py --seed 0 --n-seeds 10    ten seeds, intervals, a verdict
 
-Read from top to bottom, this file is the experiment: configuration, tasks, activations, network,
-sequential training, statistics of forgetting, seeds, outputs, command line.
+Read from top to bottom, sections 1 to 6 are the experiment: configuration, tasks, activations,
+network, sequential training, statistics of forgetting. Sections 7 to 9 run it: seeds, outputs,
+command line.
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def chance(config: Config) -> float:
 #   batches         default_rng(seed + batch stream)       the published run's, see `ACTIVATIONS`
 #   the others      default_rng([seed, stream])            so that an option changes no other draw
 # As published, the streams of different seeds overlap: a seed's weights are drawn by the generator
-# that draws the next seed's images, and LWTA's batches by that of ReLU's, 100 seeds on.
+# that draws the next seed's images, and LWTA's batches by that of ReLU's, 100 seeds on. What they
+# draw differs in kind, so the runs of two seeds are as good as independent.
 WEIGHT_STREAM = 1
 PIXEL_ORDER_STREAM = 1
 DROPOUT_STREAM = 2
@@ -497,7 +499,7 @@ class MLP:
         momentum, decay = self.dtype(momentum), self.dtype(decay)
         for gradients, weights in zip(self.gradients, self.weights, strict=True):
             # The passes below decay all parameters alike, since one flat vector is quickest; a
-            # bias is given back beforehand what that takes.
+            # bias b is given back beforehand what that takes: -(-decay b) - decay b = 0.
             gradients[:, -1] -= decay * weights[:, -1]
         for first in range(0, len(self.parameters), UPDATE_CHUNK):
             part = slice(first, first + UPDATE_CHUNK)
@@ -557,8 +559,9 @@ TEST_BATCH = 500  # images evaluated at once
 class Moment:
     """Where training stands, for whoever follows it.
 
-    `stage` is "start" before a task's first update, "update" after each one, and "epoch" after
-    each epoch, whose training figures are means over the epoch, of each image before its update.
+    Of each task come: "start" before its first update; then, epoch by epoch, "update" after each
+    update and "epoch" after the last of them. Only "epoch" has training figures, means over the
+    epoch, of each image before its update.
     """
 
     lr: float  # of the next update; whoever follows may change it
@@ -640,7 +643,8 @@ def train_batch(
     if task.train_mask is not None:
         logits += task.train_mask[:, batch]
 
-    # The learning rate enters here, on a few numbers, and not on every parameter's gradient.
+    # The learning rate enters here, on a few numbers, and not on every parameter's gradient; so
+    # `update` knows none, and its decay comes multiplied by it.
     delta = cross_entropy_gradient(logits, task.train_labels[batch])
     delta *= network.dtype(lr)
     network.backward(inputs, task.classes, delta)
@@ -717,7 +721,7 @@ def train_and_test(
                 now.stage == "epoch" or now.is_checkpoint or (now.stage == "update" and is_due)
             ):
                 continue
-            place = now.task if now.task_over else 0
+            place = now.task if now.task_over else 0  # 0: before training; t: after task t
             accuracy = evaluate(network, tasks, active[place] if now.is_checkpoint else None)
             if now.stage == "epoch":
                 check_finite(accuracy, "test accuracy", now.task, now.epoch)
@@ -828,7 +832,10 @@ def run_record(
 
 
 def sequential_metrics(matrix: np.ndarray) -> dict[str, float | None]:
-    """Forgetting and transfer from R, (tasks + 1, tasks): R[i][j] is accuracy on j after i.
+    """Forgetting and transfer from R, (tasks + 1, tasks): R[i][j] is accuracy on task j after i.
+
+    Tasks count from 1, as rows of R do, whose row 0 is before training; columns count from 0. With
+    two tasks forgetting is accuracy on the first before the second minus the same after it.
 
     Backward transfer is mean_{j<T} (R[T][j] - R[j][j]) (Lopez-Paz and Ranzato 2017), forward
     transfer mean_{j>1} (R[j-1][j] - R[0][j]), forgetting mean_{j<T} (max_{j<=l<T} R[l][j] -
@@ -919,8 +926,13 @@ def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     wins, losses = sum(d > 0 for d in difference), sum(d < 0 for d in difference)
     p = permutation_test(difference) if summary["n"] > 1 else None
     comparison = {
-        **{"difference": summary, "ci90": None, "wins": wins, "losses": losses},
-        **{"ties": len(difference) - wins - losses, "p": p, "p_adjusted": p},
+        "difference": summary,
+        "ci90": None,
+        "wins": wins,
+        "losses": losses,
+        "ties": len(difference) - wins - losses,
+        "p": p,
+        "p_adjusted": p,
         "smallest_detectable": None,
     }
     if summary["n"] > 1:
@@ -936,11 +948,11 @@ def permutation_test(difference: Sequence[float]) -> float:
     Exact up to `EXACT_PAIRS` pairs; else (1 + count) / (1 + flips) over `FLIPS` flips drawn from a
     fixed generator (Phipson and Smyth 2010).
     """
-    values = np.array(difference, float)
+    values = np.array(difference, float)  # flipping one takes twice its value from the sum
     n, total = len(values), values.sum()
     least = abs(total) - 1e-12 * np.abs(values).sum()  # sums of other orders are equal but rounding
     if n <= EXACT_PAIRS:
-        bits = np.arange(1 << n)[:, None] >> np.arange(n) & 1
+        bits = np.arange(1 << n)[:, None] >> np.arange(n) & 1  # a row a choice of what to flip
         return float(np.mean(np.abs(total - 2 * bits @ values) >= least))
     rng = np.random.default_rng(0)
     extreme = 0
@@ -1051,7 +1063,9 @@ def aggregate(
         ]
         pairs.append(
             {
-                **{"first": names[0], "second": names[1], "failed": failed},
+                "first": names[0],
+                "second": names[1],
+                "failed": failed,
                 **compare([a for a, _ in complete], [b for _, b in complete]),
                 "at_chance": summarise([a - b for a, b in worth]) if any(failed.values()) else None,
             }
@@ -1247,7 +1261,8 @@ class Journal:
         """The journal beside a results file; nothing is read or written yet."""
         self.path = results.with_name(results.name + ".journal")
         self.identity = {
-            **{"schema": SCHEMA, "mnist_sha256": MNIST_SHA256["train-images-idx3-ubyte"]},
+            "schema": SCHEMA,
+            "mnist_sha256": MNIST_SHA256["train-images-idx3-ubyte"],
             "changes": changes(config),
         }
 

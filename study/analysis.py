@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from compete_to_compute import (
+    ALIKE,
     STATUSES,
     InputError,
     adjust,
@@ -63,7 +64,7 @@ class Result:
     and the other statuses; `failed`; `missed` the target loss) and each measure over those that
     are ok; for ReLU minus LWTA what `compare` gives, `verdict`, `last_task`, `average_accuracy`,
     and `at_chance`, which is average accuracy with failed runs as guessing; and `change` against
-    another condition.
+    another condition; and `ratio`, LWTA's mean forgetting over ReLU's.
     """
 
     family: str
@@ -122,6 +123,8 @@ def set_numbers(result: Result, base: Result | None = None) -> None:
         signs = Counter(np.sign([round(gap, 9) for gap in result.gap().values()]))
         wins, losses = signs[1], signs[-1]
         result.numbers |= {"difference": minus(relu, lwta), "wins": wins, "losses": losses}
+    means = [result.numbers[model]["forgetting"]["mean"] for model in PAIR]
+    result.numbers["ratio"] = means[1] / means[0] if None not in means and means[0] else None
     for name in ("last_task", "average_accuracy"):
         result.numbers[name] = minus(*(result.values(model, name) for model in PAIR))
     guessing = chance(result.condition.config("relu"))
@@ -232,6 +235,42 @@ def quantity(place: str) -> Any:
         raise InputError(f"{place}: there is no such quantity") from None
 
 
+# --- The bridge -----------------------------------------------------------------------------------
+
+# What differs between the published setting and the small one: its words, and its two values.
+INGREDIENTS = {
+    "init_scale": ("initial weights, 1 to 0.2", 1.0, 0.2),
+    "lr": ("learning rate, 0.05 to 0.01", 0.05, 0.01),
+    "epochs": ("epochs a task, 5 to 20", 5, 20),
+}
+
+
+def carried() -> list[Numbers]:
+    """How much of the gap each ingredient carries, a row each, by the rule of declared.md.
+
+    `out`: what it adds to the gap of the published setting; `back`: what it adds to that of the
+    small one, to which the other two already belong. Both are seed by seed.
+    """
+    gaps = {
+        tuple(result.condition.changes[name] for name in INGREDIENTS): result.gap()
+        for result in analyse()["bridge"].values()
+    }
+    published, small = zip(*(values for _, *values in INGREDIENTS.values()), strict=True)
+    rows = []
+    for place, (words, *_) in enumerate(INGREDIENTS.values()):
+        alone = (*published[:place], small[place], *published[place + 1 :])
+        missing = (*small[:place], published[place], *small[place + 1 :])
+        out, back = minus(gaps[alone], gaps[published]), minus(gaps[small], gaps[missing])
+        ends = [way["ci95"] or (-1, 1) for way in (out, back)]
+        word = "undecided"
+        if any(low > ALIKE for low, _ in ends):
+            word = "carries the gap"
+        elif all(low > -ALIKE and high < ALIKE for low, high in ends):
+            word = "passenger"
+        rows.append({"label": words, "out": out, "back": back, "word": word})
+    return rows
+
+
 # --- Tables ---------------------------------------------------------------------------------------
 
 
@@ -256,8 +295,7 @@ def verdict_text(row: Numbers) -> str:
 
 def ratio_text(row: Numbers) -> str:
     """LWTA's mean forgetting over ReLU's."""
-    relu, lwta = (row[model]["forgetting"]["mean"] for model in PAIR)
-    return number(lwta / relu if relu and lwta is not None else None, 2)
+    return number(row["ratio"], 2)
 
 
 def trained_text(row: Numbers) -> str:
@@ -323,6 +361,12 @@ def paper_columns(head: str, name: str, moment: int) -> list[Column]:
     ]
 
 
+CARRIED = (
+    Column("ingredient", lambda row: row["label"]),
+    summary("adds to the published setting's gap", "out"),
+    summary("adds to the gap where the others are small already", "back"),
+    Column("by the declared rule", lambda row: row["word"]),
+)
 PAPER = (
     *ACTIVATION,
     *paper_columns("Task 1 error after Task 1, %", "error_learned", 0),
@@ -354,4 +398,5 @@ def tables() -> dict[str, str]:
         if is_paper or len(by_model) > len(PAIR) * len(results):
             columns = PAPER if is_paper else ACCURACIES
             pages[f"{name}: each activation"] = markdown(columns, by_model)
+    pages["bridge: what carries the gap"] = markdown(CARRIED, carried())
     return pages

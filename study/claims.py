@@ -73,19 +73,19 @@ IN_FIGURES, INSIDE = "mechanism/what the figures show", "mechanism/default"
 CLAIMS = (
     Claim(
         "At seed 0 ReLU forgets 0.072 and LWTA 0.022",
-        "forgetting of ReLU, of LWTA",
+        "forgetting of ReLU, of LWTA; ReLU's more than twice LWTA's",
         lambda relu, lwta: f"{reproduced(relu > 2 * lwta)}; one seed cannot tell",
         places(PUBLISHED, "records.relu.0.forgetting @ .3f", "records.lwta.0.forgetting @ .3f"),
     ),
     Claim(
         "Over ten seeds ReLU forgets 0.045 and LWTA 0.043",
-        "forgetting of ReLU, of LWTA",
+        "forgetting of ReLU, of LWTA; within 0.010",
         near(0.045, 0.043, within=0.01),
         places(TEN, *BOTH_FORGET),
     ),
     Claim(
         "Of ten seeds LWTA forgets less on 6 and ReLU on 4",
-        "seeds on which LWTA, ReLU forgets less",
+        "seeds on which LWTA, ReLU forgets less; within 1",
         near(6, 4, within=1.5),
         places(TEN, "wins @ d", "losses @ d"),
     ),
@@ -97,7 +97,7 @@ CLAIMS = (
     ),
     Claim(
         "Task 1 is learned to 97 %, Task 2 to 95 %",
-        "200 seeds: ReLU on both, LWTA on both",
+        "200 seeds: ReLU on both, LWTA on both; within 1.5 %",
         near(0.97, 0.95, 0.97, 0.95, within=0.015),
         places(PUBLISHED, *(f"{m}.{w} @ .3f" for m in PAIR for w in ("learned", "last_task"))),
     ),
@@ -130,7 +130,7 @@ CLAIMS = (
     ),
     Claim(
         "Without the mask both networks forget all",
-        "forgetting of ReLU, of LWTA",
+        "forgetting of ReLU, of LWTA; within 0.1",
         near(1, 1, within=0.1),
         places("single-head/head single", *BOTH_FORGET),
     ),
@@ -172,7 +172,7 @@ CLAIMS = (
     ),
     Claim(
         "The animation is a file of about 220 KB",
-        "thousands of bytes of `compete_to_compute.gif`",
+        "thousands of bytes of `compete_to_compute.gif`; within a fifth",
         near(220, within=44),
         ("size:compete_to_compute.gif @ .0f",),
     ),
@@ -187,7 +187,8 @@ def claims_table(quantity: Callable[[str], Any]) -> str:
 
     def found(claim: Claim) -> str:
         formats = [place.partition(" @ ")[2] for place in claim.places]
-        return ", ".join(map(format, values[claim], formats))
+        is_interval = ".high @ " in claim.places[-1]
+        return (" to " if is_interval else ", ").join(map(format, values[claim], formats))
 
     columns = (
         Column("the source says", lambda claim: claim.text),

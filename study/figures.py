@@ -11,9 +11,103 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compete_to_compute import label
-from study.analysis import PAPER_ERRORS, POOLED, Numbers, Result, analyse
+from study.analysis import PAPER_ERRORS, POOLED, Numbers, Result, analyse, carried
+from study.conditions import SMALL_START
 from study.runs import ALL_THREE, FIGURES, PAIR
 from visualize_compete_to_compute import colour, save_figure
+
+# Scales at which the layers of the small setting start with a standard deviation of 0.01, which the
+# authors' later library (IDSIA/brainstorm) has in its MNIST example: of layer 2, of layer 1.
+PAPER_SCALES = (0.01 / np.sqrt(2 / 400), 0.01 / np.sqrt(2 / 784))
+STAR = {model: {"color": colour(model), "markeredgecolor": "black"} for model in PAIR}
+
+# --- Initial weights ------------------------------------------------------------------------------
+
+
+def start_line_figure() -> Figure:
+    """Forgetting and average accuracy of both networks against the scale of the initial weights."""
+    line = [
+        (result.condition.changes["init_scale"], result.numbers)
+        for result in analyse()["start-rate"].values()
+        if result.condition.changes["lr"] == SMALL_START["lr"]
+    ]
+    fresh = analyse()["small-start"]["the small setting"].numbers
+    figure, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
+    for axes, (name, words) in zip(
+        panels,
+        {
+            "forgetting": "forgetting: Task 1 accuracy lost to Task 2",
+            "average_accuracy": "average accuracy after both tasks",
+        }.items(),
+        strict=True,
+    ):
+        for model, mark in zip(PAIR, "os", strict=True):
+            means, low, high = np.array(
+                [(s["mean"], *s["ci95"]) for s in (numbers[model][name] for _, numbers in line)]
+            ).T
+            bars, look = (means - low, high - means), {"color": colour(model), "capsize": 3}
+            scales = [scale for scale, _ in line]
+            axes.errorbar(scales, means, bars, fmt=f"-{mark}", ms=5, label=label(model), **look)
+            mean = fresh[model][name]["mean"]
+            again = f"{label(model)}, {fresh['difference']['n']} fresh pairs"
+            axes.plot(SMALL_START["init_scale"], mean, "*", ms=14, label=again, **STAR[model])
+        axes.set(xscale="log", xlabel="scale of the initial weights (1: He, as published)")
+        axes.set_xticks(scales, scales)
+        axes.minorticks_off()
+        axes.set_ylabel(words)
+        axes.grid(alpha=0.2)
+        axes.axvspan(*PAPER_SCALES, color="0.9", zorder=0)
+        place = {"transform": axes.get_xaxis_transform(), "ha": "center", "fontsize": 8}
+        axes.text(np.sqrt(np.prod(PAPER_SCALES)), 0.02, "std .01", **place)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
+    pairs = min(numbers["difference"]["n"] for _, numbers in line)
+    figure.suptitle(
+        "Small initial weights make both networks forget, and ReLU most\n"
+        f"lr 0.01, 20 epochs a task, {pairs} pairs a point, 95 % intervals; "
+        "grey: a standard deviation of .01",
+        fontsize=10,
+    )
+    return figure
+
+
+def bridge_figure() -> Figure:
+    """The gap at each combination of the ingredients, and what each ingredient adds to it."""
+    cells = list(analyse()["bridge"].values())
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
+    for y, result in enumerate(reversed(cells)):
+        difference = result.numbers["difference"]
+        bars = np.abs(np.array(difference["ci95"]) - difference["mean"])[:, None]
+        shade = colour("lwta") if result.numbers["verdict"].startswith("LWTA") else "0.5"
+        left.errorbar(difference["mean"], y, xerr=bars, fmt="o", color=shade)
+    names = [
+        "start {init_scale}, lr {lr}, {epochs} epochs".format(**r.condition.changes) for r in cells
+    ]
+    left.set_yticks(range(len(cells)), reversed(names), fontsize=8)
+    left.set_title("forgetting, ReLU minus LWTA; blue: LWTA forgets less", fontsize=9)
+    for y, row in enumerate(reversed(carried())):
+        for way, shift, mark in (("out", 0.12, "s"), ("back", -0.12, "D")):
+            mean, (low, high) = row[way]["mean"], row[way]["ci95"]
+            bars = [[mean - low], [high - mean]]
+            right.errorbar(
+                mean, y + shift, xerr=bars, fmt=mark, color="0.2", mfc="w" if shift > 0 else "0.2"
+            )
+    right.set_yticks(range(3), [row["label"] for row in reversed(carried())], fontsize=8)
+    right.set_ylim(-0.6, 2.6)
+    right.set_title(
+        "added to the gap: open, from the published setting;\nfull, where the others are small",
+        fontsize=9,
+    )
+    for axes in (left, right):
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.grid(axis="x", alpha=0.2)
+    pairs = min(result.numbers["difference"]["n"] for result in cells)
+    figure.suptitle(
+        f"From the published setting to the small one: {pairs} pairs, 95 % intervals", fontsize=10
+    )
+    return figure
+
 
 # --- Phase diagrams -------------------------------------------------------------------------------
 
@@ -173,6 +267,8 @@ def draw_all(places: Collection[str]) -> None:
     """Write every figure of the study of conditions; `places` are those that the pages speak of."""
     figures = {
         "phase_diagram": phase_figure("optimiser", "lr", "momentum", 0.05),
+        "start_line": start_line_figure(),
+        "bridge": bridge_figure(),
         "start": phase_figure("start-rate", "lr", "init_scale", 0.15),
         "summary": summary_figure(places),
         "paper": paper_figure(),
