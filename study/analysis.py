@@ -398,5 +398,6 @@ def tables() -> dict[str, str]:
         if is_paper or len(by_model) > len(PAIR) * len(results):
             columns = PAPER if is_paper else ACCURACIES
             pages[f"{name}: each activation"] = markdown(columns, by_model)
-    pages["bridge: what carries the gap"] = markdown(CARRIED, carried())
+        if name == "bridge":
+            pages["bridge: what carries the gap"] = markdown(CARRIED, carried())
     return pages
