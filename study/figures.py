@@ -96,7 +96,7 @@ def bridge_figure() -> Figure:
     right.set_yticks(range(3), [row["label"] for row in reversed(carried())], fontsize=8)
     right.set_ylim(-0.6, 2.6)
     right.set_title(
-        "added to the gap: open, from the published setting;\nfull, where the others are small",
+        "added to the gap: open, to the published\nsetting; full, where the others are small",
         fontsize=9,
     )
     for axes in (left, right):

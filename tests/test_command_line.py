@@ -369,3 +369,11 @@ def test_help_names_every_option_with_its_default(
         assert item.metadata["help"] + default in text
     assert "None" not in text
     assert contents(here) == {}
+
+
+def test_what_is_given_beside_a_preset_wins() -> None:
+    small = {"hidden": 4, "train_per_class": 20, "test_per_task": 50, "epochs": 1, "depth": 1}
+    given = " ".join(f"{flag(name)} {value}" for name, value in small.items())
+    config = results_of(f"--preset paper {given}")["config"]
+    expected = compete_to_compute.PRESETS["paper"] | small
+    assert config == {**asdict(Config()), "tasks": ["01234", "56789"], **expected}
