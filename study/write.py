@@ -23,6 +23,7 @@ from typing import Any
 from compete_to_compute import InputError, OneLineParser, check_writable, write_or_stop
 from study import (
     analysis,
+    explanations,
     figures,
     mechanism_analysis,
     mechanism_figures,
@@ -83,6 +84,7 @@ def tables() -> dict[str, str]:
         **analysis.tables(),
         **rule.tables(),
         **mechanism_analysis.tables(),
+        **explanations.tables(),
         **movement.tables(saved("movement")),
         **speed.tables(saved("speed")),
         **peers.tables(saved("speed")),
@@ -136,5 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     FIGURES.mkdir(exist_ok=True)
     figures.draw_all(places)
     mechanism_figures.draw_all()
+    explanations.draw_all()
     save_figure(movement.movement_figure(saved("movement")), FIGURES / "movement.png")
     return 0
