@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from compete_to_compute import label
 from study.analysis import PAPER_ERRORS, POOLED, Numbers, Result, analyse, carried
@@ -19,6 +20,7 @@ from visualize_compete_to_compute import colour, save_figure
 # Scales at which the layers of the small setting start with a standard deviation of 0.01, which the
 # authors' later library (IDSIA/brainstorm) has in its MNIST example: of layer 2, of layer 1.
 PAPER_SCALES = (0.01 / np.sqrt(2 / 400), 0.01 / np.sqrt(2 / 784))
+LEARNED = 0.9  # Task 1 accuracy after Task 1, below which a cell is not coloured
 STAR = {model: {"color": colour(model), "markeredgecolor": "black"} for model in PAIR}
 
 # --- Initial weights ------------------------------------------------------------------------------
@@ -132,7 +134,8 @@ def phase_figure(family: str, x: str, y: str, limit: float) -> Figure:
         axes.set_xlabel(x.replace("_", " ").replace("lr", "learning rate"))
         axes.set_ylabel(y.replace("_", " "))
     figure.suptitle(
-        "n: pairs above, runs below. Bold: the 95 % interval excludes zero. White: none is left.\n"
+        "n: pairs above, runs below. Bold: the 95 % interval excludes zero. White: none is left. "
+        f"Grey: Task 1 below {LEARNED} when learned.\n"
         "R, L: share of ReLU's and LWTA's runs that fail. Differences have their full colour at "
         f"{limit}.",
         fontsize=10,
@@ -167,6 +170,9 @@ def draw_cells(
             text = f"{numbers['mean']:{'+' if limit else ''}.3f}"
             is_shown = limit and numbers["ci95"] and np.prod(numbers["ci95"]) > 0
             lines = [rf"$\mathbf{{{text}}}$" if is_shown else text, f"n = {numbers['n']}"]
+            if min(result.numbers[m]["learned"]["mean"] for m in models) < LEARNED:
+                means[row, column] = np.nan
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color="0.85"))
         failed = {m: result.numbers[m]["failed"] / max(result.numbers[m]["run"], 1) for m in models}
         lines += [f"{m[0].upper()} {share:.0%} fail" for m, share in failed.items() if share]
         axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=6.5)
