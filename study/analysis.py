@@ -85,6 +85,15 @@ class Result:
         values = {seed: MEASURES[measure](record) for seed, record in ok.items()}
         return {seed: value for seed, value in values.items() if value is not None}
 
+    def reached(self, model: str) -> dict[int, float]:
+        """The forgetting of the runs that reached the target loss on every task, by seed."""
+        records = self.records[model]
+        return {
+            seed: forgetting
+            for seed, forgetting in self.values(model).items()
+            if all(records[seed]["target_reached"] or [True])
+        }
+
     def gap(self) -> dict[int, float]:
         """ReLU's forgetting minus LWTA's, by seed."""
         relu, lwta = map(self.values, PAIR)
@@ -202,7 +211,40 @@ def analyse_family(name: str, table: Rows, tested_in: dict[Any, str]) -> dict[st
     adjust(tested)
     for numbers in tested:
         numbers["verdict"] = verdict(*map(label, PAIR), numbers)
+    if family.declared:
+        judge_declared([result for result in results.values() if result.tested_in == name])
     return results
+
+
+def judge_declared(results: Sequence[Result]) -> None:
+    """Set the verdicts of a family by the rule of declared.md; none until all its runs are there.
+
+    Beside the one rule, the 95 % interval must lie beyond `ALIKE`; at most a fifth of the pairs
+    may fail; and the pairs in which both networks reached the target loss must say the same.
+    """
+    reached = [compare(*shared(*map(result.reached, PAIR))) for result in results]
+    adjust(reached)
+    missing = any(len(r.records[m]) < r.condition.seeds for r in results for m in PAIR)
+    for result, short in zip(results, reached, strict=True):
+        planned = result.condition.seeds
+        left = planned - result.numbers["difference"]["n"]
+        words = declared_word(result.numbers)
+        if left > planned / 5:
+            words = f"no verdict: {left} of {planned} pairs failed"
+        elif declared_word(short) != words and short["difference"]["n"] < planned - left:
+            words = "undecided: runs short of the loss decide"
+        result.numbers["verdict"] = None if missing else words
+
+
+def declared_word(comparison: Numbers) -> str | None:
+    """What a comparison says by declared.md."""
+    said = verdict(*map(label, PAIR), comparison)
+    if said is None or comparison["p_adjusted"] >= 0.05:
+        return said
+    low, high = comparison["difference"]["ci95"]
+    if low > ALIKE or high < -ALIKE:
+        return said
+    return f"a difference, perhaps below {ALIKE:.3f}"
 
 
 def result_at(place: str) -> Result:

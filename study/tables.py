@@ -28,8 +28,9 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A number with so many decimals and commas between thousands; `MISSING` for None."""
     if value is None:
         return MISSING
-    rounded = round(value, digits) + 0.0  # -0.0 becomes 0.0
-    return f"{rounded:{'+' if sign else ''},.{digits}f}"
+    if not sign:
+        value = round(value, digits) + 0.0  # -0.0 becomes 0.0; with signs it tells the side of zero
+    return f"{value:{'+' if sign else ''},.{digits}f}"
 
 
 def estimate(summary: dict[str, Any], digits: int = 3, sign: bool = True, scale: float = 1) -> str:
