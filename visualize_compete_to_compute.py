@@ -192,10 +192,11 @@ def field_spread(weights: np.ndarray) -> np.ndarray:
     """How far each receptive field spreads, in pixels: weights (784, units) to (units,).
 
     The root mean square distance from its centre, both weighted by the squared weights: 11.4 for
-    energy spread evenly over the image, smaller for a localised field.
+    energy spread evenly over the image, smaller for a localised field, nan for weights all zero.
     """
     energy = np.square(weights, dtype=float)
-    energy /= energy.sum(axis=0)
+    total = energy.sum(axis=0)
+    energy = np.divide(energy, total, out=np.full_like(energy, np.nan), where=total > 0)
     grid = np.indices((SIDE, SIDE)).reshape(2, PIXELS, 1)
     centre = (grid * energy).sum(axis=1, keepdims=True)
     return np.sqrt(((grid - centre) ** 2 * energy).sum(axis=(0, 1)))
@@ -289,14 +290,20 @@ def receptive_fields(snapshots: Snapshots, run: SavedRun) -> Figure:
         limit = np.abs(weights).max()
         image = axes.imshow(grid, levels, vmin=-limit, vmax=limit, interpolation="nearest")
         axes.set_axis_off()
-        spread = field_spread(weights).mean()
-        axes.set_title(f"{title}\nspread {spread:.2f} pixels (even: 11.42)", fontsize=14)
+        spreads = field_spread(weights)
+        still = np.isnan(spreads).sum()
+        told = [f"{still} of {len(spreads)} all zero"] if still else []
+        if still < len(spreads):
+            told.insert(0, f"spread {np.nanmean(spreads):.2f} (even: 11.42)")
+        axes.set_title(f"{title}\n{'; '.join(told)}", fontsize=14)
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8)
         bar.set_label("weight", fontsize=13)
         bar.ax.tick_params(labelsize=12)
     share = (change**2).sum() / (run.W1**2).sum()
     title = f"{label(run.model)}, first layer, seed {snapshots.seed}"
-    figure.suptitle(f"{title}: the change has {share:.0%} of the weights' energy", fontsize=15)
+    figure.suptitle(
+        f"{title}: the change has {share:.0%} of the weights' energy; spread in pixels", fontsize=15
+    )
     return figure
 
 
@@ -309,9 +316,14 @@ def draw_use(axes: Axes, run: SavedRun, layer: int) -> None:
     axes.fill_between(units, -last, step="mid", color="0.7", label=f"on Task {len(shares)}")
     axes.plot(units, first - last, color="black", label="difference", linewidth=1.5)
     numbers = "S {selectivity:.2f}, gap {gap:.3f}, exclusive {exclusive:.0%}"
-    numbers = numbers.format(**segregation(first, last))
-    if min(first.min(), last.min()) == 1:  # sigmoid units are never silent
-        numbers = "every unit always active"
+    silent = np.sum((first == 0) & (last == 0))
+    if silent == len(units):
+        numbers = "every unit is silent"
+    elif min(first.min(), last.min()) == 1:  # sigmoid's are
+        numbers = "every unit is always active"
+    else:
+        numbers = numbers.format(**segregation(first, last))
+        numbers += f"; {silent} of {len(units)} units silent" if silent else ""
     axes.set_title(f"{label(run.model)}, layer {layer + 1}\n{numbers}", fontsize=9)
     axes.set(ylim=(-1.02, 1.02), xlim=(-1, len(units)))
     axes.set_yticks([-1, -0.5, 0, 0.5, 1], ["1", ".5", "0", ".5", "1"])
@@ -329,7 +341,7 @@ def winner_frequency(snapshots: Snapshots) -> Figure:
         column[-1].set_xlabel("units, sorted by the difference")
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25), "frameon": False}
         column[-1].legend(ncols=3, fontsize=8, **below)
-    figure.supylabel("share of images on which the unit is active", fontsize=10)
+    figure.supylabel("share of images", fontsize=10)
     figure.suptitle(
         f"Use of each unit after training, seed {snapshots.seed}\n"
         "a and b: a unit's shares of the two tasks' images. S: mean of |a - b| / (a + b);\n"
@@ -474,7 +486,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draw every figure; the exit status."""
     parser = snapshots_parser("Draw the figures from saved snapshots (and results.json).")
     usual = "of the run, for seeds.png and --html (default: results.json)"
-    parser.add_argument("--results", type=Path, default="results.json", help=usual)
+    parser.add_argument("--results", type=Path, help=usual)
     usual = "folder of the figures (default: viz; for --snapshots NAME.npz, NAME-figures)"
     parser.add_argument("--out-dir", type=Path, help=usual)
     parser.add_argument("--html", action="store_true", help="also report.html: run and study")
@@ -482,10 +494,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.html and find_spec("markdown") is None:
         raise InputError("--html needs one more package: python3 -m pip install markdown")
     snapshots = load_snapshots(options.snapshots)
-    results = load_results(options.results)
+    results = load_results(options.results or Path("results.json"))
+    if options.results and not results:
+        raise InputError(f"{options.results}: there is no such file; name the results of a run")
     shown = (snapshots.config, snapshots.seed)
     if results and (results["config"], results["headline"]["seed"]) != shown:
-        print(f"{options.results} is of another run than {options.snapshots} and left out.")
+        named = options.results or "results.json"
+        print(f"{named} is of another run than {options.snapshots} and left out.")
         results = None
     folder = options.out_dir or Path("viz")
     if options.out_dir is None and options.snapshots != SNAPSHOTS:

@@ -66,7 +66,7 @@ def write(saved: Path, out: Path, results: dict[str, Any] | None = None) -> Elem
     path = saved / "r.json" if results is None else out / "r.json"
     if results:
         path.write_text(json.dumps(results))
-    files = ["--snapshots", f"{saved}/s.npz", "--results", str(path)]
+    files = ["--snapshots", f"{saved}/s.npz", *(["--results", str(path)] if path.exists() else [])]
     visualize.main([*files, "--out-dir", str(out), "--html"])
     text = (out / "report.html").read_text(encoding="utf-8")
     assert len(text) < 1_500_000
@@ -121,11 +121,16 @@ def test_without_markdown_one_line_says_how_to_get_it(
 
 
 @pytest.mark.usefixtures("small")
-def test_snapshots_alone_are_enough(saved: Path, tmp_path: Path) -> None:
+def test_snapshots_alone_are_enough(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no results.json
     visualize.STUDY_REPORT.unlink()
     page = write(saved, tmp_path, results={})
     assert texts(page, "h2") == ["This run"]
     assert len([*page.iter("img")]) == 5
+    with pytest.raises(InputError, match="there is no such file"):
+        visualize.main(["--snapshots", f"{saved}/s.npz", "--results", "nothing.json"])
 
 
 @pytest.mark.usefixtures("small")
