@@ -261,10 +261,11 @@ def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.
     pixels become about 666, and the products with the first layer 15 % smaller.
     """
     draws = draw_images(config, seed, mnist)
-    images = [
-        (mnist.train_images[train][:, order], mnist.test_images[test][:, order])
-        for (train, test), order in zip(draws, pixel_orders(config, seed), strict=True)
-    ]
+    rng = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
+    images = []
+    for number, (train, test) in enumerate(draws):
+        order = rng.permutation(PIXELS) if config.permute and number else slice(None)
+        images.append((mnist.train_images[train][:, order], mnist.test_images[test][:, order]))
     used = np.any([pixels.max(axis=0) for pair in images for pixels in pair], axis=0)
     tasks = []
     for digits, (train, test), (train_pixels, test_pixels) in zip(
@@ -283,13 +284,6 @@ def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.
             )
         )
     return tasks, used
-
-
-def pixel_orders(config: Config, seed: int) -> list[Any]:
-    """An index of the pixels for each task: all as they are, or with --permute shuffled."""
-    rng = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
-    later = [rng.permutation(PIXELS) if config.permute else slice(None) for _ in config.tasks[1:]]
-    return [slice(None), *later]
 
 
 def with_bias(pixels: np.ndarray) -> np.ndarray:
