@@ -300,10 +300,7 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
     """
     classes = np.unique(np.concatenate([task.classes for task in tasks]))
     labels = [np.searchsorted(classes, task.classes[task.train_labels]) for task in tasks]
-    masks = [
-        np.repeat(np.where(np.isin(classes, task.classes), 0, -np.inf)[:, None], len(own), axis=1)
-        for task, own in zip(tasks, labels, strict=True)
-    ]
+    closed = np.where([np.isin(classes, task.classes) for task in tasks], 0, -np.inf)
     return Task(
         classes=classes,
         train_inputs=np.concatenate([task.train_inputs for task in tasks]),
@@ -311,7 +308,7 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
         test_inputs=np.empty(0),
         test_labels=np.empty(0),
         fixed_rows=np.setdiff1d(tasks[0].fixed_rows, classes),
-        train_mask=np.concatenate(masks, axis=1).astype(np.float32),
+        train_mask=np.repeat(closed.T, list(map(len, labels)), axis=1).astype(np.float32),
     )
 
 
