@@ -505,10 +505,8 @@ class MLP:
 def layer_views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Consecutive pieces of a flat vector as matrices."""
     ends = np.cumsum([rows * columns for rows, columns in shapes])
-    return [
-        flat[end - rows * columns : end].reshape(rows, columns)
-        for end, (rows, columns) in zip(ends, shapes, strict=True)
-    ]
+    pieces = np.split(flat, ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
@@ -516,9 +514,7 @@ def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed + WEIGHT_STREAM)
     sizes = [PIXELS, *[config.hidden] * config.depth, DIGITS]
     return [
-        (rng.standard_normal((n_in, n_out)) * math.sqrt(2 / n_in) * config.init_scale).astype(
-            np.float32
-        )
+        np.float32(rng.standard_normal((n_in, n_out)) * math.sqrt(2 / n_in) * config.init_scale)
         for n_in, n_out in pairwise(sizes)
     ]
 
