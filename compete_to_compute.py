@@ -752,7 +752,15 @@ def train_model(
     return Run(
         record=run_record(config, activation, seed, matrix, epochs, reached, failure, tasks),
         schedule=[
-            {"model": activation.name, **schedule_row(now, accuracy)}
+            {
+                "model": activation.name,
+                "task": now.task,
+                "epoch": now.epoch,
+                "update": now.update,
+                "train_loss": now.train_loss,
+                "train_accuracy": now.train_accuracy,
+                "test_accuracy": accuracy,
+            }
             for now, accuracy in tests
             if now.stage == "epoch"
         ],
@@ -767,12 +775,6 @@ def train_model(
         },
         seconds=seconds,
     )
-
-
-def schedule_row(now: Moment, accuracy: list[float]) -> dict[str, Any]:
-    """What a row of `schedule` says of an epoch."""
-    names = ("task", "epoch", "update", "train_loss", "train_accuracy")
-    return {**{name: getattr(now, name) for name in names}, "test_accuracy": accuracy}
 
 
 METRICS = ("forgetting", "average_accuracy", "backward_transfer", "forward_transfer")
