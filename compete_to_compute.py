@@ -913,18 +913,16 @@ def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     difference = [round(a - b, 9) for a, b in zip(first, second, strict=True)]
     summary = summarise(difference)
     wins, losses = sum(d > 0 for d in difference), sum(d < 0 for d in difference)
-    p = permutation_test(difference) if summary["n"] > 1 else None
     comparison = {
         "difference": summary,
         "ci90": None,
         "wins": wins,
         "losses": losses,
         "ties": len(difference) - wins - losses,
-        "p": p,
-        "p_adjusted": p,
-        "smallest_detectable": None,
+        **dict.fromkeys(("p", "p_adjusted", "smallest_detectable")),
     }
     if summary["n"] > 1:
+        comparison["p"] = comparison["p_adjusted"] = permutation_test(difference)
         comparison["ci90"] = student_interval(summary, 0.90)
         quantiles = sum(student_t_quantile(q, summary["n"] - 1) for q in (0.975, 0.8))
         comparison["smallest_detectable"] = quantiles * summary["std"] / math.sqrt(summary["n"])
@@ -954,12 +952,11 @@ def permutation_test(difference: Sequence[float]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for several tests (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.sort(p_values) * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()
 
 
 def adjust(family: Sequence[dict[str, Any]]) -> None:
@@ -1043,9 +1040,7 @@ def aggregate(
             for pair in both
             if all(row["status"] == "ok" and row["forgetting"] is not None for row in pair)
         ]
-        failed = {
-            model: sum(pair[i]["status"] != "ok" for pair in both) for i, model in enumerate(names)
-        }
+        failed = {names[i]: sum(pair[i]["status"] != "ok" for pair in both) for i in (0, 1)}
         worth = [
             [r["average_accuracy"] if r["status"] == "ok" else guessing for r in pair]
             for pair in both
