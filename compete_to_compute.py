@@ -860,12 +860,11 @@ def blas() -> dict[str, Any]:
     import threadpoolctl
 
     limit_blas_threads()
-    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
+    pool = next((p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"), {})
     return {
-        "blas": f"{pool['internal_api']} {pool.get('version')}",
+        "blas": f"{pool.get('internal_api', 'unknown')} {pool.get('version')}",
         "blas_kernel": pool.get("architecture"),
-        "blas_threads": pool["num_threads"],
+        "blas_threads": pool.get("num_threads"),
     }
 
 
@@ -1139,12 +1138,10 @@ def start_worker() -> None:
     import threading
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        if parent:
-            parent.join()
-            os._exit(1)
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
@@ -1221,14 +1218,13 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Iterator[Run]:
+def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Iterable[Run]:
     """The same runs, with a bar where a person is watching."""
     if quiet or total <= 2 or not on_terminal():
-        yield from runs
-        return
+        return runs
     from tqdm import tqdm
 
-    yield from tqdm(runs, total=total, unit="run", dynamic_ncols=True)
+    return tqdm(runs, total=total, unit="run", dynamic_ncols=True)
 
 
 Finished = dict[tuple[int, str], Run]  # by seed and model
