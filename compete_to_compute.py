@@ -1092,7 +1092,7 @@ def side_by_side(
             yield function(*values)
         return
     if client is None:
-        executor = local_executor(min(jobs, len(arguments)), len(arguments))
+        executor = local_executor(jobs, len(arguments))
     else:
         executor = client.get_executor(pure=False, retries=3)  # a lost run goes to another worker
         function = partial(run_elsewhere, software(), function)
@@ -1283,14 +1283,12 @@ def run_sweep(
     a single seed diverges: a sweep counts such a run instead.
     """
     journal = Journal(options.out, config) if len(seeds) > 1 else None
-    models = [activation.name for activation in activations]
     finished: Finished = {}
     if options.resume and journal:
         keep_damaged(options.out)
         finished = journal.read()
         if not options.quiet:
             print(f"{len(finished)} runs of this sweep are in {journal.path}", file=sys.stderr)
-    headline = [(seeds[0], model) for model in models]
     missing = [
         (config, activation, seed, options.data_dir, None, seed == seeds[0])
         for seed in seeds
@@ -1318,8 +1316,9 @@ def run_sweep(
     finally:
         if client:
             client.close()
-    save_snapshots(options.snapshots, config, seeds[0], {m: finished[s, m] for s, m in headline})
-    return sweep_results(config, models, seeds[0], finished, options.jobs)
+    headline = {a.name: finished[seeds[0], a.name] for a in activations}
+    save_snapshots(options.snapshots, config, seeds[0], headline)
+    return sweep_results(config, seeds[0], headline, finished, options.jobs)
 
 
 def keep_damaged(path: Path) -> None:
@@ -1334,26 +1333,25 @@ def keep_damaged(path: Path) -> None:
 
 
 def sweep_results(
-    config: Config, models: Sequence[str], headline: int, finished: Finished, jobs: int
+    config: Config, seed: int, headline: dict[str, Run], finished: Finished, jobs: int
 ) -> dict[str, Any]:
-    """The contents of results.json."""
-    order = list(dict.fromkeys([*models, *(model for _, model in finished)]))
+    """The contents of results.json; `headline` has the runs of the first seed, by model."""
+    order = list(dict.fromkeys([*headline, *(model for _, model in finished)]))
     keys = sorted(finished, key=lambda key: (key[0], order.index(key[1])))
     records = [finished[key].record for key in keys]
-    runs = {model: finished[headline, model] for model in models}
-    seconds = {model: run.seconds for model, run in runs.items()}
+    seconds = {model: run.seconds for model, run in headline.items()}
     return {
         "schema": SCHEMA,
         "config": asdict(config),
         "environment": environment(),
         "headline": {
-            "seed": headline,
+            "seed": seed,
             # The models of a seed are trained side by side, as far as there are jobs.
             "wallclock_s": max(max(seconds.values()), sum(seconds.values()) / jobs),
             "seconds": seconds,
-            "summary": {model: headline_summary(run.record) for model, run in runs.items()},
+            "summary": {model: headline_summary(run.record) for model, run in headline.items()},
         },
-        "schedule": [row for run in runs.values() for row in run.schedule],
+        "schedule": [row for run in headline.values() for row in run.schedule],
         "per_seed": records,
         "aggregate": aggregate(records, order, chance(config)),
     }
