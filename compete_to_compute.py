@@ -1438,14 +1438,9 @@ def git_commit() -> str | None:
     import subprocess
 
     def git(command: str) -> str:
-        return subprocess.run(
-            ["git", *command.split()],
-            cwd=Path(__file__).resolve().parent,
-            timeout=5,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        arguments = ["git", "-C", str(Path(__file__).resolve().parent), *command.split()]
+        output = subprocess.check_output(arguments, stderr=subprocess.DEVNULL, timeout=5)
+        return output.decode().strip()
 
     try:
         changed = git("status --porcelain --untracked-files=no -- *.py")
