@@ -1487,10 +1487,8 @@ def print_report(results: dict[str, Any]) -> None:
     seed = results["headline"]["seed"]
     print_schedule(results["schedule"], len(results["config"]["tasks"]))
     records = [row for row in results["per_seed"] if row["seed"] == seed]
-    print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
-    for text, cells in headline_rows(records):
-        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
-    print("".join(f"{line}\n" for line in caveats(records)), end="")
+    print_headline(records, results["config"])
+    print_caveats(records)
     if len({row["seed"] for row in results["per_seed"]}) > 1:
         print_aggregate(results["aggregate"])
     kernels = {row["blas_kernel"] for row in results["per_seed"]}
@@ -1512,41 +1510,39 @@ def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
         )
 
 
-def headline_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """What one seed shows, a text and a cell per model: with two tasks, the published table."""
-    tasks = max(len(r["accuracy_matrix"][0]) for r in records)
-    complete = [r for r in records if r["status"] != "diverged"]
-    rows: list[tuple[str, Callable[[dict[str, Any]], float | None], str]]
-    if tasks > 1 and all(len(r["accuracy_matrix"]) == 2 for r in complete):  # joint training
-        rows = [("Average accuracy, all tasks at once", lambda r: r["average_accuracy"], ".1%")]
-    else:
-        rows = [("Task 1 accuracy after Task 1", lambda r: r["accuracy_matrix"][1][0], ".1%")]
-        if tasks > 1:
-            several, last = " (mean over tasks)" * (tasks > 2), f"after Task {tasks}"
-            rows += [
-                (f"Task 1 accuracy {last}", lambda r: r["accuracy_matrix"][-1][0], ".1%"),
-                (f"Forgetting{several}", lambda r: r["forgetting"], ".3f"),
-                (f"Task {tasks} accuracy {last}", lambda r: r["accuracy_matrix"][-1][-1], ".1%"),
-            ]
-        if tasks > 2:
-            rows.append(("Average accuracy", lambda r: r["average_accuracy"], ".1%"))
-    return [
-        (text, [format(value(r), digits) if r in complete else "-" for r in records])
-        for text, value, digits in rows
-    ]
+def print_headline(records: Sequence[dict[str, Any]], config: dict[str, Any]) -> None:
+    """What one seed shows, a column for each model: with two tasks, the published table."""
+    tasks = len(config["tasks"])
+    last = f"after Task {tasks}"
+
+    def line(text: str, figure: Callable[[dict[str, Any]], float], digits: str = ".1%") -> None:
+        cells = ["-" if r["status"] == "diverged" else format(figure(r), digits) for r in records]
+        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+
+    seed = f"Seed {records[0]['seed']}"
+    print(f"\n{seed:40}" + "".join(f"{label(r['model']):>10}" for r in records))
+    if config["joint"] and tasks > 1:
+        line("Average accuracy, all tasks at once", lambda r: r["average_accuracy"])
+        return
+    line("Task 1 accuracy after Task 1", lambda r: r["accuracy_matrix"][1][0])
+    if tasks > 1:
+        line(f"Task 1 accuracy {last}", lambda r: r["accuracy_matrix"][-1][0])
+        line("Forgetting" + " (mean over tasks)" * (tasks > 2), lambda r: r["forgetting"], ".3f")
+        line(f"Task {tasks} accuracy {last}", lambda r: r["accuracy_matrix"][-1][-1])
+    if tasks > 2:
+        line("Average accuracy", lambda r: r["average_accuracy"])
 
 
-def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
+def print_caveats(records: Iterable[dict[str, Any]]) -> None:
     """Which of one seed's runs failed, or ended a task short of its target loss."""
-    lines = []
     for record in records:
         model = label(record["model"])
         if record["status"] != "ok":
-            lines.append(f"{model} {record['status']}: {record['failure']}.")
-            lines.append("  What it forgets means nothing.")
-        missed = [i for i, ok in enumerate(record["target_reached"] or [], start=1) if not ok]
-        lines += [f"{model} did not reach --target-loss on task {task}." for task in missed]
-    return lines
+            print(f"{model} {record['status']}: {record['failure']}.")
+            print("  What it forgets means nothing.")
+        for task, is_reached in enumerate(record["target_reached"] or [], start=1):
+            if not is_reached:
+                print(f"{model} did not reach --target-loss on task {task}.")
 
 
 def print_aggregate(totals: dict[str, Any]) -> None:
