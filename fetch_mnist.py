@@ -98,25 +98,24 @@ def load_mnist(data_dir: str | None = None) -> Mnist:
 
 def read_named_file(directory: Path, name: str) -> np.ndarray:
     """One file of a folder the user named: raw or .gz, there or in MNIST/raw below it."""
+    import gzip
+    import zlib
+
     folders = (directory, directory / "MNIST" / "raw")
     candidates = [folder / file for folder in folders for file in (name, name + ".gz")]
     try:
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
-        content = path.read_bytes() if path else b""
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
-    if path is None:
+        path = next(candidate for candidate in candidates if candidate.is_file())
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except StopIteration:
         raise InputError(
             f"{directory}: no {name} or {name}.gz there; give the folder of the MNIST files"
-        )
-    if path.suffix == ".gz":
-        import gzip
-        import zlib
-
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: damaged ({error}); replace it") from None
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: damaged ({error}); replace it") from None
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
     if sha256(content) != MNIST_SHA256[name]:
         raise InputError(f"{path}: not the MNIST file of that name (SHA-256 differs); replace it")
     if path.suffix != ".gz":
