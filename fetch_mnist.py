@@ -188,34 +188,33 @@ def cache_is_sound(directory: Path) -> bool:
         recorded = dict(json.loads((directory / "verified.json").read_text()))
     except (OSError, ValueError, TypeError):
         recorded = {}
-    hashed = False
-    for name, expected in MNIST_SHA256.items():
-        path, header = directory / name, idx_header(name)
-        try:
-            if recorded.get(name) != file_stamp(path):
-                hashed = True
-                sound = sha256(path.read_bytes()) == expected
-            else:
-                with path.open("rb") as file:
+    try:
+        stamps = file_stamps(directory)
+        for name, expected in MNIST_SHA256.items():
+            header = idx_header(name)
+            with (directory / name).open("rb") as file:
+                if recorded.get(name) == stamps[name]:
                     sound = file.read(len(header)) == header
-        except OSError:
-            sound = False
-        if not sound:
-            return False
-    if hashed:
+                else:
+                    sound = sha256(file.read()) == expected
+            if not sound:
+                return False
+    except OSError:
+        return False
+    if recorded != stamps:
         record_verified(directory)
     return True
 
 
-def file_stamp(path: Path) -> list[int]:
-    """Size in bytes and time of last change in nanoseconds."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+def file_stamps(directory: Path) -> dict[str, list[int]]:
+    """Size in bytes and time of last change in nanoseconds of each of the four files."""
+    status = {name: (directory / name).stat() for name in MNIST_SHA256}
+    return {name: [s.st_size, s.st_mtime_ns] for name, s in status.items()}
 
 
 def record_verified(directory: Path) -> None:
     """Note size and time of the four files, whose contents were just verified."""
-    stamps = {name: file_stamp(directory / name) for name in MNIST_SHA256}
+    stamps = file_stamps(directory)
     with suppress(OSError):  # a read-only cache is hashed at each start instead
         write_atomically(directory / "verified.json", json.dumps(stamps).encode())
 
