@@ -621,11 +621,9 @@ def train_batch(
     inputs = network.workspace(len(batch)).inputs
     # mode="clip" spares the check of every index: 6 us instead of 15.
     np.take(task.train_inputs, batch, axis=0, out=inputs, mode="clip")
-    drop = None
     if config.input_dropout:
         drop_units(inputs[:, :-1], config.input_dropout, input_dropout)
-    if config.dropout:
-        drop = partial(drop_units, rate=config.dropout, rng=hidden_dropout)
+    drop = partial(drop_units, rate=config.dropout, rng=hidden_dropout) if config.dropout else None
     logits = network.forward(inputs, task.classes, drop)
     if task.train_mask is not None:
         logits += task.train_mask[:, batch]
@@ -701,12 +699,11 @@ def train_and_test(
     """
     phases = [join_tasks(tasks)] if config.joint else tasks
     active = np.zeros((len(phases) + 1, config.depth, len(tasks), config.hidden), np.float32)
+    every = config.evaluate_every
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # `Diverged` says it better
         for now in train_phases(network, phases, config, seed):
-            is_due = config.evaluate_every and now.update % config.evaluate_every == 0
-            if not (
-                now.stage == "epoch" or now.is_checkpoint or (now.stage == "update" and is_due)
-            ):
+            is_due = now.stage == "update" and every and now.update % every == 0
+            if not (is_due or now.stage == "epoch" or now.is_checkpoint):
                 continue
             place = now.task if now.task_over else 0  # 0: before training; t: after task t
             accuracy = evaluate(network, tasks, active[place] if now.is_checkpoint else None)
