@@ -689,18 +689,20 @@ class Run:
 Test = tuple[Moment, list[float]]  # when, and the accuracy on each task
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # `Diverged` says it better
 def train_and_test(
-    network: MLP, tasks: Sequence[Task], config: Config, seed: int, tests: list[Test]
-) -> np.ndarray:
-    """Train on all tasks in turn and test as the configuration says; appends to `tests`.
+    network: MLP, tasks: Sequence[Task], config: Config, seed: int
+) -> tuple[list[Test], np.ndarray, str | None]:
+    """Train on all tasks in turn and test as the configuration says.
 
-    Returns `active`, float32 (checkpoints, layers, tasks, units), see `evaluate`. Raises
-    `Diverged`.
+    Returns the tests; `active`, float32 (checkpoints, layers, tasks, units), see `evaluate`; and
+    how the run diverged. One that did ends there, with its tests until then and no `active`.
     """
     phases = [join_tasks(tasks)] if config.joint else tasks
     active = np.zeros((len(phases) + 1, config.depth, len(tasks), config.hidden), np.float32)
+    tests: list[Test] = []
     every = config.evaluate_every
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # `Diverged` says it better
+    try:
         for now in train_phases(network, phases, config, seed):
             is_due = now.stage == "update" and every and now.update % every == 0
             if not (is_due or now.stage == "epoch" or now.is_checkpoint):
@@ -712,7 +714,9 @@ def train_and_test(
                 if tests[-1][0].update == now.update:  # the epoch's end says more
                     tests.pop()
             tests.append((replace(now), accuracy))
-    return active
+    except Diverged as error:
+        return tests, np.empty(0, np.float32), str(error)
+    return tests, active, None
 
 
 def train_model(
@@ -725,19 +729,14 @@ def train_model(
     """Train one model on all tasks in turn, from the initial weights of the seed or from `start`.
 
     Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
-    but the arguments; section 2 lists the random streams. A run that diverges ends there, and its
-    status says so.
+    but the arguments; section 2 lists the random streams.
     """
     limit_blas_threads()
     tasks, used = make_tasks(config, seed, mnist)
     start = initial_weights(config, seed) if start is None else start
     network = MLP([start[0][used], *start[1:]], activation, config.k)
-    tests: list[Test] = []
-    active, failure, began = np.empty(0, np.float32), None, time.perf_counter()
-    try:
-        active = train_and_test(network, tasks, config, seed, tests)
-    except Diverged as error:
-        failure = str(error)
+    began = time.perf_counter()
+    tests, active, failure = train_and_test(network, tasks, config, seed)
     seconds = time.perf_counter() - began
 
     final = start[0].copy()  # the weights of pixels that no image has are as they were
@@ -1470,9 +1469,8 @@ def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) 
         "W1_init": next(iter(runs.values())).snapshot["W1_init"],
     }
     for model, run in runs.items():
-        for name, value in run.snapshot.items():
-            if name != "W1_init":
-                arrays[f"{name}_{model}"] = value
+        own = {name: value for name, value in run.snapshot.items() if name != "W1_init"}
+        arrays |= {f"{name}_{model}": value for name, value in own.items()}
     buffer = io.BytesIO()
     # Not compressed: random weights hardly shrink.
     np.savez(buffer, **arrays)
