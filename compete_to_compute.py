@@ -24,10 +24,16 @@ command line.
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import io
 import json
 import math
 import os
+import platform
 import sys
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -379,10 +385,6 @@ def label(model: str) -> str:
 @cache
 def source_hash(function: Callable[..., Any]) -> str:
     """Twelve hex digits of a function's code; its docstring, comments and layout do not count."""
-    import ast
-    import inspect
-    import textwrap
-
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     (definition,) = tree.body
     if ast.get_docstring(definition) is not None:
@@ -1131,7 +1133,6 @@ def start_worker() -> None:
     """In each worker process: end at once on Ctrl-C, and with the main process, however it ends."""
     import multiprocessing
     import signal
-    import threading
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -1190,8 +1191,6 @@ def one_line(error: BaseException) -> str:
 @cache
 def software() -> dict[str, str]:
     """What two machines must have in common to compute the same, the BLAS kernel apart."""
-    import platform
-
     source = sha256(Path(__file__).read_bytes())[:12]
     return {
         "python": platform.python_version(),
@@ -1404,8 +1403,6 @@ def to_json(data: dict[str, Any]) -> bytes:
 
 def environment() -> dict[str, Any]:
     """The software and machine that the figures come from."""
-    import platform
-
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -1420,8 +1417,6 @@ def environment() -> dict[str, Any]:
 
 def processor() -> str:
     """The processor's name, where the system tells it."""
-    import platform
-
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -1459,8 +1454,6 @@ def headline_summary(record: dict[str, Any]) -> dict[str, float | None]:
 
 def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) -> None:
     """Write snapshots.npz: arrays only, named `<what>_<model>`."""
-    import io
-
     arrays = {
         "config": np.array(json.dumps(asdict(config))),
         "seed": np.array(seed),
@@ -1754,7 +1747,6 @@ def run_script(script: Callable[[], int]) -> None:
 def end_training(status: int) -> None:
     """End what is still being trained, so that the exit need not wait for it."""
     import multiprocessing
-    import threading
 
     for child in multiprocessing.active_children():
         child.terminate()

