@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, starmap
 from pathlib import Path
 from typing import Any
 
@@ -731,7 +731,7 @@ def train_model(
     """Train one model on all tasks in turn, from the initial weights of the seed or from `start`.
 
     Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
-    but the arguments; section 2 lists the random streams.
+    but the arguments; section 2 lists the random streams. A run that diverged has that as status.
     """
     limit_blas_threads()
     tasks, used = make_tasks(config, seed, mnist)
@@ -1086,8 +1086,7 @@ def side_by_side(
     from concurrent.futures import BrokenExecutor, as_completed
 
     if client is None and (jobs == 1 or len(arguments) <= 1):
-        for values in arguments:
-            yield function(*values)
+        yield from starmap(function, arguments)
         return
     if client is None:
         executor = local_executor(jobs, len(arguments))
@@ -1318,7 +1317,7 @@ def run_sweep(
 
 def keep_damaged(path: Path) -> None:
     """Move a results file that is cut short, or that is none of ours, to NAME.damaged."""
-    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+    with suppress(FileNotFoundError, ValueError, TypeError):
         if "per_seed" in json.loads(path.read_bytes()):
             return
     if path.exists():
