@@ -24,16 +24,22 @@ command line.
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import io
 import json
 import math
 import os
+import platform
 import sys
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, starmap
 from pathlib import Path
 from typing import Any
 
@@ -261,10 +267,11 @@ def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.
     pixels become about 666, and the products with the first layer 15 % smaller.
     """
     draws = draw_images(config, seed, mnist)
-    images = [
-        (mnist.train_images[train][:, order], mnist.test_images[test][:, order])
-        for (train, test), order in zip(draws, pixel_orders(config, seed), strict=True)
-    ]
+    rng = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
+    images = []
+    for number, (train, test) in enumerate(draws):
+        order = rng.permutation(PIXELS) if config.permute and number else slice(None)
+        images.append((mnist.train_images[train][:, order], mnist.test_images[test][:, order]))
     used = np.any([pixels.max(axis=0) for pair in images for pixels in pair], axis=0)
     tasks = []
     for digits, (train, test), (train_pixels, test_pixels) in zip(
@@ -285,13 +292,6 @@ def make_tasks(config: Config, seed: int, mnist: Mnist) -> tuple[list[Task], np.
     return tasks, used
 
 
-def pixel_orders(config: Config, seed: int) -> list[Any]:
-    """An index of the pixels for each task: all as they are, or with --permute shuffled."""
-    rng = np.random.default_rng([seed, PIXEL_ORDER_STREAM])
-    later = [rng.permutation(PIXELS) if config.permute else slice(None) for _ in config.tasks[1:]]
-    return [slice(None), *later]
-
-
 def with_bias(pixels: np.ndarray) -> np.ndarray:
     """uint8 (n, pixels) to float32 (n, pixels + 1): divided by 255, with a last column of ones."""
     inputs = np.ones((len(pixels), pixels.shape[1] + 1), np.float32)
@@ -306,10 +306,7 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
     """
     classes = np.unique(np.concatenate([task.classes for task in tasks]))
     labels = [np.searchsorted(classes, task.classes[task.train_labels]) for task in tasks]
-    masks = [
-        np.repeat(np.where(np.isin(classes, task.classes), 0, -np.inf)[:, None], len(own), axis=1)
-        for task, own in zip(tasks, labels, strict=True)
-    ]
+    closed = np.where([np.isin(classes, task.classes) for task in tasks], 0, -np.inf)
     return Task(
         classes=classes,
         train_inputs=np.concatenate([task.train_inputs for task in tasks]),
@@ -317,7 +314,7 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
         test_inputs=np.empty(0),
         test_labels=np.empty(0),
         fixed_rows=np.setdiff1d(tasks[0].fixed_rows, classes),
-        train_mask=np.concatenate(masks, axis=1).astype(np.float32),
+        train_mask=np.repeat(closed.T, list(map(len, labels)), axis=1).astype(np.float32),
     )
 
 
@@ -388,10 +385,6 @@ def label(model: str) -> str:
 @cache
 def source_hash(function: Callable[..., Any]) -> str:
     """Twelve hex digits of a function's code; its docstring, comments and layout do not count."""
-    import ast
-    import inspect
-    import textwrap
-
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     (definition,) = tree.body
     if ast.get_docstring(definition) is not None:
@@ -514,10 +507,8 @@ class MLP:
 def layer_views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     """Consecutive pieces of a flat vector as matrices."""
     ends = np.cumsum([rows * columns for rows, columns in shapes])
-    return [
-        flat[end - rows * columns : end].reshape(rows, columns)
-        for end, (rows, columns) in zip(ends, shapes, strict=True)
-    ]
+    pieces = np.split(flat, ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
@@ -525,9 +516,7 @@ def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed + WEIGHT_STREAM)
     sizes = [PIXELS, *[config.hidden] * config.depth, DIGITS]
     return [
-        (rng.standard_normal((n_in, n_out)) * math.sqrt(2 / n_in) * config.init_scale).astype(
-            np.float32
-        )
+        np.float32(rng.standard_normal((n_in, n_out)) * math.sqrt(2 / n_in) * config.init_scale)
         for n_in, n_out in pairwise(sizes)
     ]
 
@@ -634,11 +623,9 @@ def train_batch(
     inputs = network.workspace(len(batch)).inputs
     # mode="clip" spares the check of every index: 6 us instead of 15.
     np.take(task.train_inputs, batch, axis=0, out=inputs, mode="clip")
-    drop = None
     if config.input_dropout:
         drop_units(inputs[:, :-1], config.input_dropout, input_dropout)
-    if config.dropout:
-        drop = partial(drop_units, rate=config.dropout, rng=hidden_dropout)
+    drop = partial(drop_units, rate=config.dropout, rng=hidden_dropout) if config.dropout else None
     logits = network.forward(inputs, task.classes, drop)
     if task.train_mask is not None:
         logits += task.train_mask[:, batch]
@@ -704,22 +691,23 @@ class Run:
 Test = tuple[Moment, list[float]]  # when, and the accuracy on each task
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # `Diverged` says it better
 def train_and_test(
-    network: MLP, tasks: Sequence[Task], config: Config, seed: int, tests: list[Test]
-) -> np.ndarray:
-    """Train on all tasks in turn and test as the configuration says; appends to `tests`.
+    network: MLP, tasks: Sequence[Task], config: Config, seed: int
+) -> tuple[list[Test], np.ndarray, str | None]:
+    """Train on all tasks in turn and test as the configuration says.
 
-    Returns `active`, float32 (checkpoints, layers, tasks, units), see `evaluate`. Raises
-    `Diverged`.
+    Returns the tests; `active`, float32 (checkpoints, layers, tasks, units), see `evaluate`; and
+    how the run diverged. One that did ends there, with its tests until then and no `active`.
     """
     phases = [join_tasks(tasks)] if config.joint else tasks
     active = np.zeros((len(phases) + 1, config.depth, len(tasks), config.hidden), np.float32)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # `Diverged` says it better
+    tests: list[Test] = []
+    every = config.evaluate_every
+    try:
         for now in train_phases(network, phases, config, seed):
-            is_due = config.evaluate_every and now.update % config.evaluate_every == 0
-            if not (
-                now.stage == "epoch" or now.is_checkpoint or (now.stage == "update" and is_due)
-            ):
+            is_due = now.stage == "update" and every and now.update % every == 0
+            if not (is_due or now.stage == "epoch" or now.is_checkpoint):
                 continue
             place = now.task if now.task_over else 0  # 0: before training; t: after task t
             accuracy = evaluate(network, tasks, active[place] if now.is_checkpoint else None)
@@ -728,7 +716,9 @@ def train_and_test(
                 if tests[-1][0].update == now.update:  # the epoch's end says more
                     tests.pop()
             tests.append((replace(now), accuracy))
-    return active
+    except Diverged as error:
+        return tests, np.empty(0, np.float32), str(error)
+    return tests, active, None
 
 
 def train_model(
@@ -741,19 +731,14 @@ def train_model(
     """Train one model on all tasks in turn, from the initial weights of the seed or from `start`.
 
     Independent and deterministic: for one numpy and one BLAS kernel its bits depend on nothing
-    but the arguments; section 2 lists the random streams. A run that diverges ends there, and its
-    status says so.
+    but the arguments; section 2 lists the random streams. A run that diverged has that as status.
     """
     limit_blas_threads()
     tasks, used = make_tasks(config, seed, mnist)
     start = initial_weights(config, seed) if start is None else start
     network = MLP([start[0][used], *start[1:]], activation, config.k)
-    tests: list[Test] = []
-    active, failure, began = np.empty(0, np.float32), None, time.perf_counter()
-    try:
-        active = train_and_test(network, tasks, config, seed, tests)
-    except Diverged as error:
-        failure = str(error)
+    began = time.perf_counter()
+    tests, active, failure = train_and_test(network, tasks, config, seed)
     seconds = time.perf_counter() - began
 
     final = start[0].copy()  # the weights of pixels that no image has are as they were
@@ -765,7 +750,15 @@ def train_model(
     return Run(
         record=run_record(config, activation, seed, matrix, epochs, reached, failure, tasks),
         schedule=[
-            {"model": activation.name, **schedule_row(now, accuracy)}
+            {
+                "model": activation.name,
+                "task": now.task,
+                "epoch": now.epoch,
+                "update": now.update,
+                "train_loss": now.train_loss,
+                "train_accuracy": now.train_accuracy,
+                "test_accuracy": accuracy,
+            }
             for now, accuracy in tests
             if now.stage == "epoch"
         ],
@@ -780,12 +773,6 @@ def train_model(
         },
         seconds=seconds,
     )
-
-
-def schedule_row(now: Moment, accuracy: list[float]) -> dict[str, Any]:
-    """What a row of `schedule` says of an epoch."""
-    names = ("task", "epoch", "update", "train_loss", "train_accuracy")
-    return {**{name: getattr(now, name) for name in names}, "test_accuracy": accuracy}
 
 
 METRICS = ("forgetting", "average_accuracy", "backward_transfer", "forward_transfer")
@@ -871,12 +858,11 @@ def blas() -> dict[str, Any]:
     import threadpoolctl
 
     limit_blas_threads()
-    pools = [p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
-    pool = pools[0] if pools else {"internal_api": "unknown", "num_threads": None}
+    pool = next((p for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"), {})
     return {
-        "blas": f"{pool['internal_api']} {pool.get('version')}",
+        "blas": f"{pool.get('internal_api', 'unknown')} {pool.get('version')}",
         "blas_kernel": pool.get("architecture"),
-        "blas_threads": pool["num_threads"],
+        "blas_threads": pool.get("num_threads"),
     }
 
 
@@ -924,18 +910,16 @@ def compare(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     difference = [round(a - b, 9) for a, b in zip(first, second, strict=True)]
     summary = summarise(difference)
     wins, losses = sum(d > 0 for d in difference), sum(d < 0 for d in difference)
-    p = permutation_test(difference) if summary["n"] > 1 else None
     comparison = {
         "difference": summary,
         "ci90": None,
         "wins": wins,
         "losses": losses,
         "ties": len(difference) - wins - losses,
-        "p": p,
-        "p_adjusted": p,
-        "smallest_detectable": None,
+        **dict.fromkeys(("p", "p_adjusted", "smallest_detectable")),
     }
     if summary["n"] > 1:
+        comparison["p"] = comparison["p_adjusted"] = permutation_test(difference)
         comparison["ci90"] = student_interval(summary, 0.90)
         quantiles = sum(student_t_quantile(q, summary["n"] - 1) for q in (0.975, 0.8))
         comparison["smallest_detectable"] = quantiles * summary["std"] / math.sqrt(summary["n"])
@@ -965,12 +949,11 @@ def permutation_test(difference: Sequence[float]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for several tests (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.sort(p_values) * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    return adjusted.tolist()
 
 
 def adjust(family: Sequence[dict[str, Any]]) -> None:
@@ -1054,9 +1037,7 @@ def aggregate(
             for pair in both
             if all(row["status"] == "ok" and row["forgetting"] is not None for row in pair)
         ]
-        failed = {
-            model: sum(pair[i]["status"] != "ok" for pair in both) for i, model in enumerate(names)
-        }
+        failed = {names[i]: sum(pair[i]["status"] != "ok" for pair in both) for i in (0, 1)}
         worth = [
             [r["average_accuracy"] if r["status"] == "ok" else guessing for r in pair]
             for pair in both
@@ -1105,11 +1086,10 @@ def side_by_side(
     from concurrent.futures import BrokenExecutor, as_completed
 
     if client is None and (jobs == 1 or len(arguments) <= 1):
-        for values in arguments:
-            yield function(*values)
+        yield from starmap(function, arguments)
         return
     if client is None:
-        executor = local_executor(min(jobs, len(arguments)), len(arguments))
+        executor = local_executor(jobs, len(arguments))
     else:
         executor = client.get_executor(pure=False, retries=3)  # a lost run goes to another worker
         function = partial(run_elsewhere, software(), function)
@@ -1152,15 +1132,12 @@ def start_worker() -> None:
     """In each worker process: end at once on Ctrl-C, and with the main process, however it ends."""
     import multiprocessing
     import signal
-    import threading
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
 
     def follow() -> None:
-        if parent:
-            parent.join()
-            os._exit(1)
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 
@@ -1213,8 +1190,6 @@ def one_line(error: BaseException) -> str:
 @cache
 def software() -> dict[str, str]:
     """What two machines must have in common to compute the same, the BLAS kernel apart."""
-    import platform
-
     source = sha256(Path(__file__).read_bytes())[:12]
     return {
         "python": platform.python_version(),
@@ -1237,14 +1212,13 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Iterator[Run]:
+def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Iterable[Run]:
     """The same runs, with a bar where a person is watching."""
     if quiet or total <= 2 or not on_terminal():
-        yield from runs
-        return
+        return runs
     from tqdm import tqdm
 
-    yield from tqdm(runs, total=total, unit="run", dynamic_ncols=True)
+    return tqdm(runs, total=total, unit="run", dynamic_ncols=True)
 
 
 Finished = dict[tuple[int, str], Run]  # by seed and model
@@ -1303,14 +1277,12 @@ def run_sweep(
     a single seed diverges: a sweep counts such a run instead.
     """
     journal = Journal(options.out, config) if len(seeds) > 1 else None
-    models = [activation.name for activation in activations]
     finished: Finished = {}
     if options.resume and journal:
         keep_damaged(options.out)
         finished = journal.read()
         if not options.quiet:
             print(f"{len(finished)} runs of this sweep are in {journal.path}", file=sys.stderr)
-    headline = [(seeds[0], model) for model in models]
     missing = [
         (config, activation, seed, options.data_dir, None, seed == seeds[0])
         for seed in seeds
@@ -1338,13 +1310,14 @@ def run_sweep(
     finally:
         if client:
             client.close()
-    save_snapshots(options.snapshots, config, seeds[0], {m: finished[s, m] for s, m in headline})
-    return sweep_results(config, models, seeds[0], finished, options.jobs)
+    headline = {a.name: finished[seeds[0], a.name] for a in activations}
+    save_snapshots(options.snapshots, config, seeds[0], headline)
+    return sweep_results(config, seeds[0], headline, finished, options.jobs)
 
 
 def keep_damaged(path: Path) -> None:
     """Move a results file that is cut short, or that is none of ours, to NAME.damaged."""
-    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+    with suppress(FileNotFoundError, ValueError, TypeError):
         if "per_seed" in json.loads(path.read_bytes()):
             return
     if path.exists():
@@ -1354,26 +1327,25 @@ def keep_damaged(path: Path) -> None:
 
 
 def sweep_results(
-    config: Config, models: Sequence[str], headline: int, finished: Finished, jobs: int
+    config: Config, seed: int, headline: dict[str, Run], finished: Finished, jobs: int
 ) -> dict[str, Any]:
-    """The contents of results.json."""
-    order = list(dict.fromkeys([*models, *(model for _, model in finished)]))
+    """The contents of results.json; `headline` has the runs of the first seed, by model."""
+    order = list(dict.fromkeys([*headline, *(model for _, model in finished)]))
     keys = sorted(finished, key=lambda key: (key[0], order.index(key[1])))
     records = [finished[key].record for key in keys]
-    runs = {model: finished[headline, model] for model in models}
-    seconds = {model: run.seconds for model, run in runs.items()}
+    seconds = {model: run.seconds for model, run in headline.items()}
     return {
         "schema": SCHEMA,
         "config": asdict(config),
         "environment": environment(),
         "headline": {
-            "seed": headline,
+            "seed": seed,
             # The models of a seed are trained side by side, as far as there are jobs.
             "wallclock_s": max(max(seconds.values()), sum(seconds.values()) / jobs),
             "seconds": seconds,
-            "summary": {model: headline_summary(run.record) for model, run in runs.items()},
+            "summary": {model: headline_summary(run.record) for model, run in headline.items()},
         },
-        "schedule": [row for run in runs.values() for row in run.schedule],
+        "schedule": [row for run in headline.values() for row in run.schedule],
         "per_seed": records,
         "aggregate": aggregate(records, order, chance(config)),
     }
@@ -1430,8 +1402,6 @@ def to_json(data: dict[str, Any]) -> bytes:
 
 def environment() -> dict[str, Any]:
     """The software and machine that the figures come from."""
-    import platform
-
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -1446,8 +1416,6 @@ def environment() -> dict[str, Any]:
 
 def processor() -> str:
     """The processor's name, where the system tells it."""
-    import platform
-
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -1460,14 +1428,9 @@ def git_commit() -> str | None:
     import subprocess
 
     def git(command: str) -> str:
-        return subprocess.run(
-            ["git", *command.split()],
-            cwd=Path(__file__).resolve().parent,
-            timeout=5,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
+        arguments = ["git", "-C", str(Path(__file__).resolve().parent), *command.split()]
+        output = subprocess.check_output(arguments, stderr=subprocess.DEVNULL, timeout=5)
+        return output.decode().strip()
 
     try:
         changed = git("status --porcelain --untracked-files=no -- *.py")
@@ -1490,8 +1453,6 @@ def headline_summary(record: dict[str, Any]) -> dict[str, float | None]:
 
 def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) -> None:
     """Write snapshots.npz: arrays only, named `<what>_<model>`."""
-    import io
-
     arrays = {
         "config": np.array(json.dumps(asdict(config))),
         "seed": np.array(seed),
@@ -1500,9 +1461,8 @@ def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) 
         "W1_init": next(iter(runs.values())).snapshot["W1_init"],
     }
     for model, run in runs.items():
-        for name, value in run.snapshot.items():
-            if name != "W1_init":
-                arrays[f"{name}_{model}"] = value
+        own = {name: value for name, value in run.snapshot.items() if name != "W1_init"}
+        arrays |= {f"{name}_{model}": value for name, value in own.items()}
     buffer = io.BytesIO()
     # Not compressed: random weights hardly shrink.
     np.savez(buffer, **arrays)
@@ -1514,10 +1474,8 @@ def print_report(results: dict[str, Any]) -> None:
     seed = results["headline"]["seed"]
     print_schedule(results["schedule"], len(results["config"]["tasks"]))
     records = [row for row in results["per_seed"] if row["seed"] == seed]
-    print(f"\n{f'Seed {seed}':40}" + "".join(f"{label(r['model']):>10}" for r in records))
-    for text, cells in headline_rows(records):
-        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
-    print("".join(f"{line}\n" for line in caveats(records)), end="")
+    print_headline(records, results["config"])
+    print_caveats(records)
     if len({row["seed"] for row in results["per_seed"]}) > 1:
         print_aggregate(results["aggregate"])
     kernels = {row["blas_kernel"] for row in results["per_seed"]}
@@ -1539,41 +1497,39 @@ def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
         )
 
 
-def headline_rows(records: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """What one seed shows, a text and a cell per model: with two tasks, the published table."""
-    tasks = max(len(r["accuracy_matrix"][0]) for r in records)
-    complete = [r for r in records if r["status"] != "diverged"]
-    rows: list[tuple[str, Callable[[dict[str, Any]], float | None], str]]
-    if tasks > 1 and all(len(r["accuracy_matrix"]) == 2 for r in complete):  # joint training
-        rows = [("Average accuracy, all tasks at once", lambda r: r["average_accuracy"], ".1%")]
-    else:
-        rows = [("Task 1 accuracy after Task 1", lambda r: r["accuracy_matrix"][1][0], ".1%")]
-        if tasks > 1:
-            several, last = " (mean over tasks)" * (tasks > 2), f"after Task {tasks}"
-            rows += [
-                (f"Task 1 accuracy {last}", lambda r: r["accuracy_matrix"][-1][0], ".1%"),
-                (f"Forgetting{several}", lambda r: r["forgetting"], ".3f"),
-                (f"Task {tasks} accuracy {last}", lambda r: r["accuracy_matrix"][-1][-1], ".1%"),
-            ]
-        if tasks > 2:
-            rows.append(("Average accuracy", lambda r: r["average_accuracy"], ".1%"))
-    return [
-        (text, [format(value(r), digits) if r in complete else "-" for r in records])
-        for text, value, digits in rows
-    ]
+def print_headline(records: Sequence[dict[str, Any]], config: dict[str, Any]) -> None:
+    """What one seed shows, a column for each model: with two tasks, the published table."""
+    tasks = len(config["tasks"])
+    last = f"after Task {tasks}"
+
+    def line(text: str, figure: Callable[[dict[str, Any]], float], digits: str = ".1%") -> None:
+        cells = ["-" if r["status"] == "diverged" else format(figure(r), digits) for r in records]
+        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+
+    seed = f"Seed {records[0]['seed']}"
+    print(f"\n{seed:40}" + "".join(f"{label(r['model']):>10}" for r in records))
+    if config["joint"] and tasks > 1:
+        line("Average accuracy, all tasks at once", lambda r: r["average_accuracy"])
+        return
+    line("Task 1 accuracy after Task 1", lambda r: r["accuracy_matrix"][1][0])
+    if tasks > 1:
+        line(f"Task 1 accuracy {last}", lambda r: r["accuracy_matrix"][-1][0])
+        line("Forgetting" + " (mean over tasks)" * (tasks > 2), lambda r: r["forgetting"], ".3f")
+        line(f"Task {tasks} accuracy {last}", lambda r: r["accuracy_matrix"][-1][-1])
+    if tasks > 2:
+        line("Average accuracy", lambda r: r["average_accuracy"])
 
 
-def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
+def print_caveats(records: Iterable[dict[str, Any]]) -> None:
     """Which of one seed's runs failed, or ended a task short of its target loss."""
-    lines = []
     for record in records:
         model = label(record["model"])
         if record["status"] != "ok":
-            lines.append(f"{model} {record['status']}: {record['failure']}.")
-            lines.append("  What it forgets means nothing.")
-        missed = [i for i, ok in enumerate(record["target_reached"] or [], start=1) if not ok]
-        lines += [f"{model} did not reach --target-loss on task {task}." for task in missed]
-    return lines
+            print(f"{model} {record['status']}: {record['failure']}.")
+            print("  What it forgets means nothing.")
+        for task, is_reached in enumerate(record["target_reached"] or [], start=1):
+            if not is_reached:
+                print(f"{model} did not reach --target-loss on task {task}.")
 
 
 def print_aggregate(totals: dict[str, Any]) -> None:
@@ -1790,7 +1746,6 @@ def run_script(script: Callable[[], int]) -> None:
 def end_training(status: int) -> None:
     """End what is still being trained, so that the exit need not wait for it."""
     import multiprocessing
-    import threading
 
     for child in multiprocessing.active_children():
         child.terminate()

