@@ -35,6 +35,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -378,17 +379,103 @@ PAIRED_BATCH_STREAM = 100
 
 
 def label(model: str) -> str:
-    """How a model is called in print."""
+    """How a model is called in print: one of FILE.py:FUNCTION as FUNCTION (FILE)."""
+    file, _, function = model.rpartition(":")
+    if file:
+        return f"{function} ({Path(file).stem})"
     return ACTIVATIONS[model].label if model in ACTIVATIONS else model
+
+
+@dataclass(frozen=True)
+class FileFunction:
+    """A function of a user's file. It travels to other processes as the file's text."""
+
+    file: str
+    name: str
+    text: str
+
+    def __call__(self, z: np.ndarray, gate: np.ndarray, k: int) -> None:
+        """The activation; see the contract."""
+        function_in(self)(z, gate, k)
+
+
+@cache
+def function_in(own: FileFunction) -> Callable[[np.ndarray, np.ndarray, int], None]:
+    """The function itself; its file is run once in a process."""
+    module = types.ModuleType(Path(own.file).stem)
+    exec(compile(own.text, own.file, "exec"), module.__dict__)
+    return getattr(module, own.name)
+
+
+def find_activation(name: str) -> Activation:
+    """An activation of this file, or FILE.py:FUNCTION of the user's own; else `InputError`."""
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    file, _, function = name.rpartition(":")
+    there_are = f"there are {', '.join(ACTIVATIONS)} and FILE.py:FUNCTION"
+    require(file.endswith(".py"), f"--activations {name}: {there_are}")
+    try:
+        own = FileFunction(file, function, Path(file).read_text(encoding="utf-8"))
+        require(callable(function_in(own)), f"--activations {name}: that is no function")
+    except OSError as error:
+        raise InputError(f"--activations {name}: cannot be read ({error.strerror})") from None
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's file does
+        raise InputError(f"--activations {name}: {one_line(error)}") from None
+    return Activation(name, label(name), own, PAIRED_BATCH_STREAM)
+
+
+def check_activation(activation: Activation, units: int, k: int) -> None:
+    """Raise `InputError` unless a function keeps the contract, at so many units and this k.
+
+    Tried on standard normal pre-activations in float64. Central differences along a random
+    direction, of step 1e-6, must be gate times direction, but where a kink lies between.
+    """
+    rng = np.random.default_rng(0)
+    images = max(4, 4000 // units)
+    z, direction = rng.standard_normal((2, units, images))
+
+    def refuse(reason: str) -> InputError:
+        return InputError(f"--activations {activation.name}, {units} units, k {k}: {reason}")
+
+    def activate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        h, gate = z.copy(), np.full_like(z, np.nan)
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is told below
+                activation.function(h, gate, k)
+        except Exception as error:  # whatever the user's function does
+            raise refuse(f"it raises {one_line(error)}") from None
+        return h, gate
+
+    for values in (z, z.astype(np.float32)):
+        h, gate = activate(values)
+        if not (np.isfinite(h).all() and np.isfinite(gate).all()):
+            raise refuse("activations or gate are not finite; is all of gate filled?")
+    h, gate = activate(z)
+    if np.array_equal(h, z) and not (gate == 1).all():
+        raise refuse("z stays as it is; it must be changed in place, as in z[:] = ...")
+    few, _ = activate(z[:, : images // 2].copy())
+    if not np.allclose(few, h[:, : images // 2]):
+        raise refuse("an image's activations depend on the other images; units are the first axis")
+    step = 1e-6
+    slope = (activate(z + step * direction)[0] - activate(z - step * direction)[0]) / (2 * step)
+    wrong = np.mean(np.abs(slope - gate * direction) > 1e-4 * (1 + np.abs(slope)))
+    if wrong > 0.01:
+        raise refuse(f"gate is not the derivative, at {wrong:.0%} of the values")
 
 
 @cache
 def source_hash(function: Callable[..., Any]) -> str:
-    """Twelve hex digits of a function's code; its docstring, comments and layout do not count."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    (definition,) = tree.body
-    if ast.get_docstring(definition) is not None:
-        definition.body = definition.body[1:]
+    """Twelve hex digits of a function's code; docstrings, comments and layout do not count.
+
+    Of a user's file all of it counts, since the function may call what else is there.
+    """
+    is_own = isinstance(function, FileFunction)
+    tree = ast.parse(function.text if is_own else textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
     return sha256(ast.unparse(tree).encode())[:12]
 
 
@@ -691,7 +778,6 @@ class Run:
 Test = tuple[Moment, list[float]]  # when, and the accuracy on each task
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # `Diverged` says it better
 def train_and_test(
     network: MLP, tasks: Sequence[Task], config: Config, seed: int
 ) -> tuple[list[Test], np.ndarray, str | None]:
@@ -705,17 +791,18 @@ def train_and_test(
     tests: list[Test] = []
     every = config.evaluate_every
     try:
-        for now in train_phases(network, phases, config, seed):
-            is_due = now.stage == "update" and every and now.update % every == 0
-            if not (is_due or now.stage == "epoch" or now.is_checkpoint):
-                continue
-            place = now.task if now.task_over else 0  # 0: before training; t: after task t
-            accuracy = evaluate(network, tasks, active[place] if now.is_checkpoint else None)
-            if now.stage == "epoch":
-                check_finite(accuracy, "test accuracy", now.task, now.epoch)
-                if tests[-1][0].update == now.update:  # the epoch's end says more
-                    tests.pop()
-            tests.append((replace(now), accuracy))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see `Diverged`
+            for now in train_phases(network, phases, config, seed):
+                is_due = now.stage == "update" and every and now.update % every == 0
+                if not (is_due or now.stage == "epoch" or now.is_checkpoint):
+                    continue
+                place = now.task if now.task_over else 0  # 0: before training; t: after task t
+                accuracy = evaluate(network, tasks, active[place] if now.is_checkpoint else None)
+                if now.stage == "epoch":
+                    check_finite(accuracy, "test accuracy", now.task, now.epoch)
+                    if tests[-1][0].update == now.update:  # the epoch's end says more
+                        tests.pop()
+                tests.append((replace(now), accuracy))
     except Diverged as error:
         return tests, np.empty(0, np.float32), str(error)
     return tests, active, None
@@ -1231,7 +1318,7 @@ class Journal:
     it, and a line that was cut short or damaged is nobody's.
     """
 
-    def __init__(self, results: Path, config: Config) -> None:
+    def __init__(self, results: Path, config: Config, activations: Sequence[Activation]) -> None:
         """The journal beside a results file; nothing is read or written yet."""
         self.path = results.with_name(results.name + ".journal")
         self.identity = {
@@ -1239,21 +1326,30 @@ class Journal:
             "mnist_sha256": MNIST_SHA256["train-images-idx3-ubyte"],
             "changes": changes(config),
         }
+        self.sources = {a.name: source_hash(a.function) for a in activations}
 
     def read(self) -> Finished:
-        """This configuration's runs, with their records and seconds alone."""
+        """This configuration's runs, with their records and seconds alone.
+
+        Raises `InputError` where an activation was edited since.
+        """
         runs = {}
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
             with suppress(ValueError, KeyError, TypeError):
                 row = json.loads(line)
                 key = row["record"]["seed"], row["record"]["model"]
                 if row["identity"] == self.identity:
+                    require(
+                        row["source"] == self.sources.get(key[1], row["source"]),
+                        f"{key[1]} was edited since its runs in {self.path}; give another --out",
+                    )
                     runs[key] = Run(row["record"], [], {}, row["seconds"])
         return runs
 
     def append(self, run: Run) -> None:
         """Add a run; on disk when this returns. Raises `Stopped` if it cannot be written."""
-        row = {"identity": self.identity, "record": run.record, "seconds": run.seconds}
+        row = {"identity": self.identity, "source": self.sources[run.record["model"]]}
+        row |= {"record": run.record, "seconds": run.seconds}
         try:
             with self.path.open("ab+") as file:
                 if file.tell():
@@ -1276,7 +1372,7 @@ def run_sweep(
     resumed, and a journal of finished runs if there are several seeds. Raises `Stopped`, also where
     a single seed diverges: a sweep counts such a run instead.
     """
-    journal = Journal(options.out, config) if len(seeds) > 1 else None
+    journal = Journal(options.out, config, activations) if len(seeds) > 1 else None
     finished: Finished = {}
     if options.resume and journal:
         keep_damaged(options.out)
@@ -1312,7 +1408,9 @@ def run_sweep(
             client.close()
     headline = {a.name: finished[seeds[0], a.name] for a in activations}
     save_snapshots(options.snapshots, config, seeds[0], headline)
-    return sweep_results(config, seeds[0], headline, finished, options.jobs)
+    results = sweep_results(config, seeds[0], headline, finished, options.jobs)
+    sources = {a.name: {"label": a.label, "source": source_hash(a.function)} for a in activations}
+    return {**results, "activations": sources}
 
 
 def keep_damaged(path: Path) -> None:
@@ -1484,15 +1582,18 @@ def print_report(results: dict[str, Any]) -> None:
         print("the last bits differ between them; per_seed says which had which.")
 
 
-def print_schedule(rows: Iterable[dict[str, Any]], tasks: int) -> None:
+def print_schedule(rows: Sequence[dict[str, Any]], tasks: int) -> None:
     """One line per model and epoch; test accuracies in columns T1, T2, ..."""
     columns = min(tasks, 5)  # as many as 80 columns hold
+    width = max([8, *(len(label(row["model"])) for row in rows)])
     heads = "".join(f"{f'T{j + 1}':>6}" for j in range(columns))
-    print(f"{'model':8}{'task':>5}{'epoch':>6}{'train loss':>12}{'train acc':>11}   test{heads}")
+    print(
+        f"{'model':{width}}{'task':>5}{'epoch':>6}{'train loss':>12}{'train acc':>11}   test{heads}"
+    )
     for row in rows:
         tests = "".join(f"{accuracy:6.3f}" for accuracy in row["test_accuracy"][:columns])
         print(
-            f"{label(row['model']):8}{row['task']:5}{row['epoch']:6}{row['train_loss']:12.4f}"
+            f"{label(row['model']):{width}}{row['task']:5}{row['epoch']:6}{row['train_loss']:12.4f}"
             f"{row['train_accuracy']:11.3f}       {tests}"
         )
 
@@ -1502,12 +1603,15 @@ def print_headline(records: Sequence[dict[str, Any]], config: dict[str, Any]) ->
     tasks = len(config["tasks"])
     last = f"after Task {tasks}"
 
+    names = [label(record["model"]) for record in records]
+    width = max(10, *(len(name) + 2 for name in names))
+
     def line(text: str, figure: Callable[[dict[str, Any]], float], digits: str = ".1%") -> None:
         cells = ["-" if r["status"] == "diverged" else format(figure(r), digits) for r in records]
-        print(f"{text:40}" + "".join(f"{cell:>10}" for cell in cells))
+        print(f"{text:36}" + "".join(f"{cell:>{width}}" for cell in cells))
 
     seed = f"Seed {records[0]['seed']}"
-    print(f"\n{seed:40}" + "".join(f"{label(r['model']):>10}" for r in records))
+    print(f"\n{seed:36}" + "".join(f"{name:>{width}}" for name in names))
     if config["joint"] and tasks > 1:
         line("Average accuracy, all tasks at once", lambda r: r["average_accuracy"])
         return
@@ -1534,13 +1638,14 @@ def print_caveats(records: Iterable[dict[str, Any]]) -> None:
 
 def print_aggregate(totals: dict[str, Any]) -> None:
     """Mean, spread and interval of each model's forgetting, then each pair with its verdict."""
-    print("\nForgetting    runs     mean      std   95 % interval       median")
+    width = max([12, *(len(label(model)) for model in totals["models"])])
+    print(f"\n{'Forgetting':{width}}  runs     mean      std   95 % interval       median")
     for model, values in totals["models"].items():
         forgetting = values["forgetting"]
         if forgetting["ci95"] is not None:
             interval = "{:.4f} to {:.4f}".format(*forgetting["ci95"])
             print(
-                f"{label(model):12}{forgetting['n']:6}{forgetting['mean']:9.4f}"
+                f"{label(model):{width}}{forgetting['n']:6}{forgetting['mean']:9.4f}"
                 f"{forgetting['std']:9.4f}   {interval:18}{forgetting['median']:8.4f}"
             )
         for status in STATUSES[1:]:
@@ -1634,9 +1739,8 @@ class SweepOptions:
     n_seeds: int = option(1, "how many seeds on end", POSITIVE_COUNT)
     activations: tuple[str, ...] = option(
         ("relu", "lwta"),
-        f"the models to compare, of {', '.join(ACTIVATIONS)}",
+        f"the models to compare, of {', '.join(ACTIVATIONS)}; or your own, FILE.py:FUNCTION",
         nargs="+",
-        choices=list(ACTIVATIONS),
         metavar="MODEL",
     )
     jobs: int = option(available_cores(), "models trained side by side", POSITIVE_COUNT)
@@ -1704,9 +1808,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for kind in (SweepOptions, Config)
     )
     config = replace(config, tasks=tuple(config.tasks))
-    activations = [ACTIVATIONS[name] for name in dict.fromkeys(options.activations)]
+    activations = [find_activation(name) for name in dict.fromkeys(options.activations)]
     check_limits(options)
     check_config(config, activations)
+    for activation in activations:
+        if activation.name not in ACTIVATIONS:
+            check_activation(activation, config.hidden, config.k)
     require(options.seed + options.n_seeds <= 1 << 32, "--seed: seeds must be below 4294967296")
     require(
         os.path.realpath(options.out) != os.path.realpath(options.snapshots),

@@ -51,6 +51,7 @@ from compete_to_compute import (
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
 COLOURS = {"relu": "#D55E00", "lwta": "#0072B2", "sigmoid": "#009E73"}
+OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")  # for other models in turn
 SNAPSHOTS = Path("viz/snapshots.npz")
 STUDY_REPORT = Path(__file__).resolve().parent / "study" / "README.md"
 WIDTH, DPI = 7.5, 100  # inches and pixels an inch: a usual figure is 750 pixels wide
@@ -58,8 +59,8 @@ SIDE = 28  # pixels of an image's side
 
 
 def colour(model: str) -> str:
-    """The model's colour in every figure."""
-    return COLOURS.get(model, "#CC79A7")
+    """The model's colour in every figure; another model gets the next of `OTHERS`."""
+    return COLOURS.setdefault(model, OTHERS[len(COLOURS) % len(OTHERS) - 3])
 
 
 # --- What a run left ------------------------------------------------------------------------------
@@ -511,7 +512,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = {"training_curves": training_curves(snapshots)}
     if any(len(run.switches) for run in snapshots.runs):
         figures["forgetting_bar"] = forgetting_bar(snapshots)
-    figures |= {f"W1_{run.model}": receptive_fields(snapshots, run) for run in snapshots.runs}
+    for run in snapshots.runs:
+        name = re.sub(r"[^\w.-]+", "_", run.model)  # one's own is FILE.py:FUNCTION
+        figures[f"W1_{name}"] = receptive_fields(snapshots, run)
     figures["winner_freq"] = winner_frequency(snapshots)
     if results and (seeds := seeds_figure(results)):
         figures["seeds"] = seeds

@@ -75,7 +75,7 @@ BAD_INPUT = [
     ("--seed -1", "--seed must be 0 or more, not -1"),
     (f"--seed {2**32}", "--seed"),
     ("--n-seeds 0", "--n-seeds must be 1 or more"),
-    ("--activations tanh", "'tanh'"),
+    ("--activations tanh", "tanh"),
     ("--epoch 3", "--epoch"),  # no abbreviations
     ("--epochs five", "'five'"),
     ("--out file/sub/results.json", "file/sub/results.json: cannot be written"),

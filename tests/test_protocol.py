@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -438,24 +436,3 @@ def test_a_run_that_diverges_keeps_what_it_had_finished_and_has_no_metrics(
     assert [run.record[metric] for metric in METRICS] == [None] * 4
     assert len(run.record["accuracy_matrix"]) == 2
     assert [(row["task"], row["epoch"]) for row in run.schedule] == [(1, 1), (1, 2), (2, 1)]
-
-
-def test_the_activation_of_contributing_md_is_under_ten_lines_and_trains(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guide = Path(ctc.__file__).with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
-    (lines,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    assert len(lines.splitlines()) < 10
-    source, place = Path(ctc.__file__).read_text(encoding="utf-8"), "\nPAIRED_BATCH_STREAM ="
-    assert source.count(place) == 1
-    (tmp_path / "with_leaky.py").write_text(
-        source.replace(place, "\n" + lines + place), encoding="utf-8"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    small = "--hidden 32 --train-per-class 30 --test-per-task 100 --epochs 6 --batch 32"
-    with_leaky = importlib.import_module("with_leaky")
-    assert with_leaky.main([*small.split(), "--activations", "relu", "leaky"]) == 0
-    rows = json.loads(Path("results.json").read_text())["per_seed"]
-    assert [(row["model"], row["status"]) for row in rows] == [("relu", "ok"), ("leaky", "ok")]
-    assert rows[0]["accuracy_matrix"] != rows[1]["accuracy_matrix"]

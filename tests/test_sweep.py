@@ -119,11 +119,14 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_stops_the_sweep_with_one_line(tmp_path: Path) -> None:
     # The worker ends itself at its first run, as the system ends one that takes all memory.
-    program = (
-        "class Dies:\n    def __reduce__(self): return os._exit, (9,)\n"
-        "c.ACTIVATIONS['lwta'] = c.Activation('lwta', 'LWTA', Dies(), 200)"
+    (tmp_path / "own.py").write_text(
+        "import multiprocessing, os\n"
+        "if multiprocessing.parent_process(): os._exit(9)\n"
+        "def f(z, gate, k): gate[:] = 1\n"
     )
-    stopped = run_program(program, *options(tmp_path, "--n-seeds", "3", "--jobs", "2"))
+    command = [sys.executable, str(SCRIPT), *options(tmp_path, "--n-seeds", "3", "--jobs", "2")]
+    command += ["--activations", "relu", f"{tmp_path}/own.py:f"]
+    stopped = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     assert stopped.returncode == 1
     assert "a worker process died" in stopped.stderr
     assert stopped.stderr.count("\n") == 1
