@@ -46,8 +46,9 @@ from typing import Any
 
 NUMPY_CAME_FIRST = "numpy" in sys.modules
 for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
-    # Models side by side with one BLAS thread each beat BLAS threads. BLAS reads this on loading.
-    os.environ.setdefault(f"{_library}_THREADS", "1")
+    # Threads of BLAS would change the last bits, and models side by side with one each are quicker.
+    # BLAS reads this on loading.
+    os.environ[f"{_library}_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
 

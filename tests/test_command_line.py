@@ -253,8 +253,8 @@ def test_jobs_change_nothing_but_the_time(seeds: int) -> None:
     assert Path("alone.npz").read_bytes() == Path("beside.npz").read_bytes()
 
 
-NUMPY_FIRST = """
-import sys, numpy, compete_to_compute as c, threadpoolctl
+WATCHED = """
+import sys, {}, compete_to_compute as c, threadpoolctl
 evaluate, threads = c.evaluate, set()
 def spy(*arguments):
     threads.update(p["num_threads"] for p in threadpoolctl.threadpool_info())
@@ -265,14 +265,15 @@ print(threads)
 """
 
 
-def test_one_blas_thread_and_the_same_bits_where_numpy_was_imported_first(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("first", ["numpy", "os"])
+def test_one_blas_thread_and_the_same_bits_whatever_came_first_and_the_environment_says(
+    first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = results_of(f"{SMALLEST} --quiet")
-    for name in [name for name in os.environ if name.endswith("_THREADS")]:
-        monkeypatch.delenv(name)  # which importing the module set
+    for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
+        monkeypatch.setenv(f"{name}_THREADS", "2")
     monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
-    command = [sys.executable, "-c", NUMPY_FIRST, *SMALLEST.split(), "--quiet"]
+    command = [sys.executable, "-c", WATCHED.format(first), *SMALLEST.split(), "--quiet"]
     output = subprocess.run([*command, "--out", "later.json"], check=True, capture_output=True)
     assert output.stdout == b"{1}\n"
     later = json.loads(Path("later.json").read_text())
