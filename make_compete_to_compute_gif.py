@@ -21,7 +21,7 @@ import imageio.v3 as iio
 import matplotlib.pyplot as plt
 import numpy as np
 
-from compete_to_compute import check_writable, run_script, write_or_stop
+from compete_to_compute import check_writable, require, run_script, write_or_stop
 from visualize_compete_to_compute import (
     DPI,
     LEGEND_BELOW,
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is None and options.snapshots != SNAPSHOTS:
         # The animation of another run does not take the place of the usual one.
         out = options.snapshots.with_suffix(".gif")
+    require(out.suffix.lower() == ".gif", f"--out {out}: the animation is a GIF; name it NAME.gif")
     check_writable(out)
     updates = np.unique(np.concatenate([run.update for run in snapshots.runs]))
     chosen = np.linspace(0, len(updates) - 1, min(len(updates), MOST_FRAMES)).round().astype(int)

@@ -65,6 +65,7 @@ BAD_INPUT = [
     ("--tasks", "--tasks"),
     ("--hidden 20 --k 3", "--k 3"),
     ("--k 0", "--k must be 1 or more"),
+    (f"--hidden {10**18}", "--hidden must be 1 or more, up to 1000000"),
     ("--train-per-class -1", "--train-per-class must be 0 or more"),
     ("--train-per-class 6000 --n-seeds 2", "only 5923 training images of digit"),
     ("--dropout 1", "--dropout must be at least 0 and below 1"),

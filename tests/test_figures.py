@@ -47,6 +47,8 @@ def test_every_figure_is_drawn_beside_its_snapshots_and_the_animation_ends_with_
     for path in (tmp_path / "s-figures").iterdir():
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5, f"{path.name} is blank"
+    with pytest.raises(InputError, match=r"name it NAME\.gif"):
+        animate.main([*files[:2], "--out", "a.png"])
     assert (tmp_path / "s.gif").stat().st_size <= 400_000
     with Image.open(tmp_path / "s.gif") as image:
         assert (image.size[0], image.n_frames) == (750, 1 + 2 * 2)
