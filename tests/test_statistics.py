@@ -38,7 +38,7 @@ def test_summarise_against_scipy(n: int) -> None:
     assert summary["median"] == pytest.approx(np.median(values), abs=1e-12)
     assert summary["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
     expected = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
-    assert summary["ci95"] == pytest.approx(expected, rel=1e-9)
+    assert summary["ci95"] == pytest.approx(expected, rel=1e-8)  # older scipy is off by 2e-9
 
 
 def test_summarise_says_none_for_what_too_few_values_cannot_give() -> None:
@@ -57,8 +57,10 @@ def test_compare_takes_first_minus_second_seed_by_seed() -> None:
     assert [mirrored[key] for key in ("wins", "losses", "ties")] == [1, 3, 1]
     assert comparison["p_adjusted"] == comparison["p"] == mirrored["p"]
     expected = stats.t.interval(0.9, 4, loc=0.1, scale=stats.sem(differences))
-    assert comparison["ci90"] == pytest.approx(expected, rel=1e-9)
-    assert mirrored["ci90"] == pytest.approx([-expected[1], -expected[0]], rel=1e-9)
+    assert comparison["ci90"] == pytest.approx(expected, rel=1e-8)  # older scipy is off by 2e-9
+    assert mirrored["ci90"] == pytest.approx(
+        [-expected[1], -expected[0]], rel=1e-8
+    )  # older scipy is off by 2e-9
     with pytest.raises(ValueError, match="argument 2"):
         compare(first, second[:3])
 
