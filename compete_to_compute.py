@@ -1242,12 +1242,19 @@ def dask_client(address: str) -> Any:
         raise InputError(
             "--dask needs: python3 -m pip install -r requirements-cluster.txt"
         ) from None
+    import asyncio
     import logging
+
+    async def knock() -> None:
+        """Ask who is there; a client would wait for minutes for a port that is no scheduler."""
+        async with distributed.rpc(address) as scheduler:
+            await scheduler.identity()
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the one line is ours
     try:
+        asyncio.run(asyncio.wait_for(knock(), SCHEDULER_SECONDS))
         client = distributed.Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, asyncio.TimeoutError):
         raise InputError(
             f"--dask {address}: no scheduler answers there; start one: dask scheduler"
         ) from None

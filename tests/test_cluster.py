@@ -9,8 +9,10 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +164,22 @@ def test_a_worker_with_another_blas_kernel_works_and_is_recorded(
     assert "2 BLAS kernels" in capsys.readouterr().out
 
 
-def test_an_unreachable_scheduler_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_address_without_a_scheduler_is_one_line_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert ctc.SCHEDULER_SECONDS <= 8  # ten, with starting and importing
     monkeypatch.setattr(ctc, "SCHEDULER_SECONDS", 0.5)
-    with pytest.raises(InputError, match=r"^--dask tcp://127.0.0.1:1: no scheduler answers .*$"):
-        main(options(tmp_path, "--dask", "tcp://127.0.0.1:1"))
+    # A web server answers with what is no message of Dask's, the other socket with nothing.
+    web = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    with web, socket.create_server(("127.0.0.1", 0)) as silent:
+        ports = [1, web.server_port, silent.getsockname()[1]]
+        addresses = ["nonsense", "127.0.0.1", *(f"tcp://127.0.0.1:{port}" for port in ports)]
+        for address in addresses:
+            with pytest.raises(InputError, match=f"^--dask {address}: no scheduler answers .*$"):
+                main(options(tmp_path, "--dask", address))
+        web.shutdown()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 # The last test, since the scheduler goes on to give the edited file to each worker that joins.
