@@ -208,7 +208,11 @@ def analyse_family(name: str, table: Rows, tested_in: dict[Any, str]) -> dict[st
         results[POOLED] = pool(list(results.values()))
         set_numbers(results[POOLED])
     tested = [result.numbers for result in results.values() if result.tested_in == name]
-    adjust(tested)
+    also = []
+    for result in results.values() if family.accuracy_too else ():
+        also.append(compare(*shared(*(result.values(m, "average_accuracy") for m in PAIR))))
+        result.numbers["accuracy_test"] = also[-1]
+    adjust([*tested, *also])
     for numbers in tested:
         numbers["verdict"] = verdict(*map(label, PAIR), numbers)
     if family.declared:

@@ -91,6 +91,7 @@ class Family:
     `pooled`: the conditions are of one kind, and their mean over each seed is tested too.
     `exploratory`: it chooses what other seeds will test, and gives estimates without verdicts.
     `declared`: it is judged by the stricter rule of declared.md, when all its runs are there.
+    `accuracy_too`: the difference in average accuracy is tested in the family as well.
     """
 
     question: str
@@ -98,6 +99,7 @@ class Family:
     pooled: bool = False
     exploratory: bool = False
     declared: bool = False
+    accuracy_too: bool = False
 
 
 # --- Declarations ---------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def ask(
     """A family with a condition for each point, labelled by its changes unless it has a label.
 
     Points and `common`, what all have in common, are fields of `Config` and of `Condition` alike;
-    `kind` is pooled, exploratory or declared. An exploratory family is on seeds of its own, so
+    `kind` are the other fields of `Family`. An exploratory family is on seeds of its own, so
     that it chooses on others than the result's.
     """
     if isinstance(points, dict):
@@ -382,6 +384,21 @@ FAMILIES = {
         },
         {"first_seed": 3200, **SMALL_START},
         declared=True,
+    ),
+    # By the rule of declared.md, from `start-rate`.
+    "small-best": ask(
+        "And with each network at its own best start and learning rate?",
+        {
+            "each at its best": {
+                "of_model": {
+                    "relu": {"init_scale": 1.4, "lr": 0.01},
+                    "lwta": {"init_scale": 1.4, "lr": 0.02},
+                }
+            }
+        },
+        {"first_seed": 3300, **SMALL_START},
+        declared=True,
+        accuracy_too=True,
     ),
     "bridge": ask(
         "What carries the gap between the small setting and the published one?",
