@@ -50,18 +50,24 @@ for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
     # BLAS reads this on loading.
     os.environ[f"{_library}_THREADS"] = "1"
 
-import numpy as np  # noqa: E402
+try:
+    import numpy as np
 
-import fetch_mnist  # noqa: E402
-from fetch_mnist import (  # noqa: E402
-    MNIST_SHA256,
-    InputError,
-    Mnist,
-    load_mnist,
-    on_terminal,
-    sha256,
-    write_atomically,
-)
+    import fetch_mnist
+    from fetch_mnist import (
+        MNIST_SHA256,
+        InputError,
+        Mnist,
+        load_mnist,
+        on_terminal,
+        sha256,
+        write_atomically,
+    )
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"{missing.name} is missing: python3 -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 SCHEMA = 1
 DIGITS = 10
@@ -1186,7 +1192,8 @@ def side_by_side(
         for future in as_completed(futures):
             yield future.result()
     except BrokenExecutor:
-        raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
+        reasons = "out of memory? try fewer --jobs; or see its message above"
+        raise Stopped(f"a worker process died ({reasons})") from None
     except Exception as error:
         if client is None or isinstance(error, InputError | Stopped):
             raise
@@ -1210,6 +1217,16 @@ def local_executor(jobs: int, runs: int) -> Any:
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
+    # A worker process runs the script that started it again, up to `if __name__ == "__main__":`.
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    require(
+        script is None or Path(script).exists(),
+        "worker processes cannot be started from standard input; give --jobs 1, or a script's file",
+    )
+    require(
+        not getattr(multiprocessing.current_process(), "_inheriting", False),
+        'put what starts the sweep under if __name__ == "__main__": as worker processes need it',
+    )
     if sys.platform == "win32":
         jobs = min(jobs, 61)  # what Windows can wait for
     # Spawned, not forked: the same on every system, and safe beside BLAS threads.
@@ -1840,17 +1857,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-EXIT_STATUS = {InputError: 2, Stopped: 1, MemoryError: 1, KeyboardInterrupt: 130}
+EXIT_STATUS = {
+    InputError: 2,
+    ModuleNotFoundError: 2,
+    Stopped: 1,
+    MemoryError: 1,
+    KeyboardInterrupt: 130,
+}
+
+
+class Output:
+    """Standard output that may fail: the files are what counts, and are finished.
+
+    Its reader may have gone (`| head -1`), which is no error, or its disk may be full.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        """Instead of a text stream."""
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write and flush, or from the first failure on drop what is written."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if not isinstance(error, BrokenPipeError):
+                print(f"standard output cannot be written ({error.strerror})", file=sys.stderr)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """Anything else is the stream's."""
+        return getattr(self.stream, name)
 
 
 def run_script(script: Callable[[], int]) -> None:
     """Run a script's main function and exit with its status; what stops it is one line."""
+    if sys.stdout is not None:  # a service may have none
+        sys.stdout = Output(sys.stdout)
     try:
         sys.exit(script())
     except tuple(EXIT_STATUS) as error:
         message = str(error) or "stopped"
         if isinstance(error, MemoryError):
             message = "not enough memory; try a smaller --hidden or fewer --jobs"
+        if isinstance(error, ModuleNotFoundError):
+            message = f"{error.name} is missing: python3 -m pip install -r requirements.txt"
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         status = next(s for kind, s in EXIT_STATUS.items() if isinstance(error, kind))
         if status != 2:

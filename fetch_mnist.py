@@ -29,7 +29,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+try:
+    import numpy as np
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"{missing.name} is missing: python3 -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 # Modules of the network are imported where they are used: a run from the cache needs none.
 
@@ -172,12 +178,22 @@ def cache_directory() -> Path:
     if os.environ.get("XDG_CACHE_HOME"):
         base = Path(os.environ["XDG_CACHE_HOME"])
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+        base = Path(os.environ.get("LOCALAPPDATA") or home() / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = home() / "Library" / "Caches"
     else:
-        base = Path.home() / ".cache"
+        base = home() / ".cache"
     return base / "compete-to-compute" / "mnist"
+
+
+def home() -> Path:
+    """The user's folder; `InputError` where there is none, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InputError(
+            "there is no home folder to keep MNIST in; set XDG_CACHE_HOME to a folder"
+        ) from None
 
 
 def cache_is_sound(directory: Path) -> bool:
@@ -381,7 +397,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    print(f"MNIST is in {cache_directory()}, verified.")
+    print(f"MNIST is in {cache_directory()}, verified.", file=sys.stderr)
     return 0
 
 

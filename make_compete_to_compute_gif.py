@@ -14,24 +14,33 @@ reads viz/snapshots.npz and writes compete_to_compute.gif.
 from __future__ import annotations
 
 import io
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio.v3 as iio
-import matplotlib.pyplot as plt
-import numpy as np
+os.environ["MPLBACKEND"] = "Agg"  # as in visualize_compete_to_compute.py
+try:
+    import imageio.v3 as iio
+    import matplotlib.pyplot as plt
+    import numpy as np
 
-from compete_to_compute import check_writable, require, run_script, write_or_stop
-from visualize_compete_to_compute import (
-    DPI,
-    LEGEND_BELOW,
-    SNAPSHOTS,
-    WIDTH,
-    Snapshots,
-    draw_curves,
-    load_snapshots,
-    snapshots_parser,
-)
+    from compete_to_compute import check_writable, require, run_script, write_or_stop
+    from visualize_compete_to_compute import (
+        DPI,
+        LEGEND_BELOW,
+        SNAPSHOTS,
+        WIDTH,
+        Snapshots,
+        draw_curves,
+        load_snapshots,
+        snapshots_parser,
+    )
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"{missing.name} is missing: python3 -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 FRAME_MS, HOLD_MS = 450, 3000
 MOST_FRAMES = 60  # of a long run, evenly spaced, so that the file stays small

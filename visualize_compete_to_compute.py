@@ -19,7 +19,9 @@ import base64
 import html
 import io
 import json
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -28,26 +30,35 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+# Figures look the same for everyone: a notebook's backend and a user's matplotlibrc are set aside.
+os.environ["MPLBACKEND"] = "Agg"
+try:
+    import matplotlib as mpl
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from PIL import Image
+    mpl.rcdefaults()
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image
 
-from compete_to_compute import (
-    PIXELS,
-    Config,
-    InputError,
-    OneLineParser,
-    check_writable,
-    label,
-    print_report,
-    run_script,
-    write_or_stop,
-)
+    from compete_to_compute import (
+        PIXELS,
+        Config,
+        InputError,
+        OneLineParser,
+        check_writable,
+        label,
+        print_report,
+        run_script,
+        write_or_stop,
+    )
+except ModuleNotFoundError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"{missing.name} is missing: python3 -m pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the same in every figure.
 COLOURS = {"relu": "#D55E00", "lwta": "#0072B2", "sigmoid": "#009E73"}
