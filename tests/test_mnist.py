@@ -222,7 +222,7 @@ def test_the_fetch_script_fills_the_cache_whatever_folder_is_named(
     assert [fetch_mnist.main([option]) for option in ("--help", "--force")] == [0, 2]
     assert "python3 fetch_mnist.py" in capsys.readouterr().out
     assert fetch_mnist.main([]) == 0
-    assert capsys.readouterr() == (f"MNIST is in {full_cache}, verified.\n", "")
+    assert capsys.readouterr() == ("", f"MNIST is in {full_cache}, verified.\n")
 
 
 # --- Mirrors ------------------------------------------------------------------------------------
