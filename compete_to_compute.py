@@ -1336,6 +1336,11 @@ def with_progress(runs: Iterator[Run], total: int, quiet: bool = False) -> Itera
 Finished = dict[tuple[int, str], Run]  # by seed and model
 
 
+def check_of(row: dict[str, Any]) -> str:
+    """What tells whether a row of a journal is as it was written."""
+    return sha256(json.dumps(row).encode())[:12]
+
+
 class Journal:
     """The finished runs of sweeps, a line of JSON each, on disk as soon as the run is finished.
 
@@ -1360,10 +1365,11 @@ class Journal:
         """
         runs = {}
         for line in self.path.read_bytes().splitlines() if self.path.exists() else []:
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
                 row = json.loads(line)
+                is_whole = row.pop("check") == check_of(row)
                 key = row["record"]["seed"], row["record"]["model"]
-                if row["identity"] == self.identity:
+                if is_whole and row["identity"] == self.identity:
                     require(
                         row["source"] == self.sources.get(key[1], row["source"]),
                         f"{key[1]} was edited since its runs in {self.path}; give another --out",
@@ -1374,14 +1380,15 @@ class Journal:
     def append(self, run: Run) -> None:
         """Add a run; on disk when this returns. Raises `Stopped` if it cannot be written."""
         row = {"identity": self.identity, "source": self.sources[run.record["model"]]}
-        row |= {"record": run.record, "seconds": run.seconds}
+        row = without_nan({**row, "record": run.record, "seconds": run.seconds})
+        line = json.dumps({"check": check_of(row), **row})
         try:
             with self.path.open("ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
                     if file.read(1) != b"\n":  # a line was cut short; it stays alone
                         file.write(b"\n")
-                file.write(json.dumps(without_nan(row)).encode() + b"\n")
+                file.write(line.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

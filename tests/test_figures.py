@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -143,6 +146,38 @@ def test_what_is_wrong_in_a_results_file_is_named(saved: Path, tmp_path: Path) -
         with pytest.raises(InputError) as caught:
             visualize.load_results(tmp_path / "r.json")
         assert name in str(caught.value)
+
+
+def test_flipped_bits_and_edits_end_in_a_line_or_a_picture_never_in_a_traceback(
+    saved: Path, tmp_path: Path
+) -> None:
+    draw = random.Random(0)
+    good = (saved / "s.npz").read_bytes()
+    for _ in range(200):
+        damaged = bytearray(good)
+        damaged[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
+        (tmp_path / "s.npz").write_bytes(damaged)
+        with suppress(InputError):
+            visualize.load_snapshots(tmp_path / "s.npz")
+
+    text = (saved / "r.json").read_text()
+    for _ in range(200):
+        part = results = json.loads(text)
+        for _ in range(draw.randrange(5)):
+            if isinstance(inner := part[draw.choice(keys(part))], dict | list) and inner:
+                part = inner
+        part[draw.choice(keys(part))] = draw.choice([None, "x", 3, [], {}, [1], {"a": 1}])
+        (tmp_path / "r.json").write_text(json.dumps(results))
+        with suppress(InputError):
+            loaded = visualize.load_results(tmp_path / "r.json")
+            assert loaded
+            visualize.seeds_figure(loaded)
+            plt.close("all")
+
+
+def keys(part: dict[str, Any] | list[Any]) -> list[Any]:
+    """Where one can go on in JSON."""
+    return list(part) if isinstance(part, dict) else list(range(len(part)))
 
 
 def test_spread_and_segregation() -> None:

@@ -179,12 +179,16 @@ def test_a_results_file_that_is_damaged_or_not_ours_is_kept_aside(
 
 
 @pytest.mark.parametrize(
-    "damage", [b"\xff\xfe{\n", b'{"record": {"seed"\n', b"", b"null\n", b'{"record": null}\n']
+    "damage",
+    [b"\xff\xfe{\n", b'{"record": {"seed"\n', b"", b"null\n", b'{"record": null}\n', b"edited"],
 )
 def test_a_journal_with_a_damaged_line_loses_that_line_alone(damage: bytes, tmp_path: Path) -> None:
     expected = sweep(tmp_path, 3)
     journal = tmp_path / "r.json.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
+    if damage == b"edited":
+        damage = lines[3].replace(b'"status": "', b'"status": "un')
+        assert damage != lines[3]
     journal.write_bytes(b"".join([*lines[:3], damage, *lines[4:-1], lines[-1][:-20]]))
     assert sweep(tmp_path, 3, "--resume") == expected
     added = journal.read_bytes().splitlines()[len(lines) - (damage == b"") :]
