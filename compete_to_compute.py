@@ -1445,6 +1445,56 @@ def run_sweep(
     return {**results, "activations": sources}
 
 
+Model = str | Activation | Callable[[np.ndarray, np.ndarray, int], None]
+
+
+def run_seeds(
+    config: Config,
+    models: Sequence[Model] = ("relu", "lwta"),
+    seeds: Iterable[int] = range(10),
+    jobs: int = 1,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """Train models at seeds from Python; `per_seed` and `aggregate` as in results.json.
+
+    A model is a name as of --activations, an `Activation`, or a function that keeps the contract,
+    which is checked first. Nothing is written. `jobs` above 1 needs functions that worker
+    processes can import. Raises `InputError`, `Stopped` and, when interrupted, `KeyboardInterrupt`.
+    """
+    activations = [as_activation(model, jobs) for model in models]
+    check_config(config, activations)
+    for activation in activations:
+        if activation.name not in ACTIVATIONS:
+            check_activation(activation, config.hidden, config.k)
+    names, numbers = [activation.name for activation in activations], list(seeds)
+    require(len({*names}) == len(names), f"two models have one name: {', '.join(names)}")
+    arguments = [(config, a, seed, data_dir) for seed in numbers for a in activations]
+    runs = list(with_progress(side_by_side(train_run, arguments, jobs), len(arguments)))
+    order = [(seed, name) for seed in numbers for name in names]
+    records = sorted(
+        (run.record for run in runs), key=lambda row: order.index((row["seed"], row["model"]))
+    )
+    return {"per_seed": records, "aggregate": aggregate(records, names, chance(config))}
+
+
+def as_activation(model: Model, jobs: int) -> Activation:
+    """The activation of a name or of a function, which must be able to travel to `jobs` > 1."""
+    if isinstance(model, str):
+        return find_activation(model)
+    if isinstance(model, Activation):
+        return model
+    name = model.__name__
+    is_importable = model.__qualname__ == name and (
+        model.__module__ != "__main__" or hasattr(sys.modules["__main__"], "__file__")
+    )
+    require(
+        jobs == 1 or is_importable,
+        f"{name} cannot travel to worker processes; give jobs=1, or put it into a file: "
+        f'"mine.py:{name}"',
+    )
+    return Activation(name, name, model, PAIRED_BATCH_STREAM)
+
+
 def keep_damaged(path: Path) -> None:
     """Move a results file that is cut short, or that is none of ours, to NAME.damaged."""
     with suppress(FileNotFoundError, ValueError, TypeError):
@@ -1930,5 +1980,10 @@ def end_training(status: int) -> None:
         os._exit(status)  # a thread cannot be ended, and Python would wait for it
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The installed command `compete-to-compute`."""
     run_script(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,53 @@
+"""The way in from Python: the page's example, notebooks, and an installed copy."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compete_to_compute import Config, InputError, relu, run_seeds
+
+ROOT = Path(__file__).parents[1]
+TINY = Config(hidden=20, depth=1, train_per_class=50, test_per_task=50, epochs=6, paired=True)
+
+
+def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    (tmp_path / "example.py").write_text(example)
+    command = [sys.executable, str(tmp_path / "example.py")]
+    output = subprocess.run(
+        command, env={"PYTHONPATH": str(ROOT), **os.environ}, capture_output=True
+    )
+    assert output.returncode == 0, output.stderr.decode()
+    assert output.stdout.decode().count("\n") == 5
+    assert b"leaky" in output.stdout
+
+
+def test_run_seeds_trains_names_and_functions_side_by_side_or_not() -> None:
+    alone = run_seeds(TINY, ["relu", "lwta"], [3, 1])
+    assert [(r["seed"], r["model"]) for r in alone["per_seed"]] == [
+        *((3, "relu"), (3, "lwta"), (1, "relu"), (1, "lwta"))
+    ]
+    assert run_seeds(TINY, ["relu", "lwta"], [3, 1], jobs=2) == alone
+    assert alone["aggregate"]["pairs"][0]["difference"]["n"] == 2
+    assert run_seeds(TINY, [relu], [1])["per_seed"] == [alone["per_seed"][2]]
+
+
+def test_a_function_of_a_cell_trains_here_and_is_told_why_not_elsewhere() -> None:
+    def double(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+        z *= 2
+        gate[:] = 2
+
+    assert run_seeds(TINY, [double], [0])["per_seed"][0]["model"] == "double"
+    with pytest.raises(InputError, match="double cannot travel to worker processes; give jobs=1"):
+        run_seeds(TINY, ["relu", double], [0, 1], jobs=2)
+    with pytest.raises(InputError, match="must be changed in place"):
+        run_seeds(TINY, [lambda z, gate, k: gate.fill(2)], [0])
+    with pytest.raises(InputError, match="two models have one name"):
+        run_seeds(TINY, ["relu", relu], [0])
