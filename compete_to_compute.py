@@ -779,6 +779,7 @@ class Run:
     record: dict[str, Any]  # a row of `per_seed` in results.json
     schedule: list[dict[str, Any]]  # rows of `schedule`
     snapshot: dict[str, np.ndarray]  # arrays of snapshots.npz, by their name without the model
+    curve: list[list[float]]  # a row a test: update, task, accuracy on each task
     seconds: float  # training and evaluation
 
 
@@ -865,6 +866,7 @@ def train_model(
             "W1_init": start[0][:, :100],
             "active": active,
         },
+        curve=[[now.update, now.task if now.update else 0, *accuracy] for now, accuracy in tests],
         seconds=seconds,
     )
 
@@ -1359,7 +1361,7 @@ class Journal:
         self.sources = {a.name: source_hash(a.function) for a in activations}
 
     def read(self) -> Finished:
-        """This configuration's runs, with their records and seconds alone.
+        """This configuration's runs, with their records, curves and seconds alone.
 
         Raises `InputError` where an activation was edited since.
         """
@@ -1374,13 +1376,14 @@ class Journal:
                         row["source"] == self.sources.get(key[1], row["source"]),
                         f"{key[1]} was edited since its runs in {self.path}; give another --out",
                     )
-                    runs[key] = Run(row["record"], [], {}, row["seconds"])
+                    runs[key] = Run(row["record"], [], {}, row["curve"], row["seconds"])
         return runs
 
     def append(self, run: Run) -> None:
         """Add a run; on disk when this returns. Raises `Stopped` if it cannot be written."""
         row = {"identity": self.identity, "source": self.sources[run.record["model"]]}
-        row = without_nan({**row, "record": run.record, "seconds": run.seconds})
+        row |= {"record": run.record, "curve": run.curve, "seconds": run.seconds}
+        row = without_nan(row)
         line = json.dumps({"check": check_of(row), **row})
         try:
             with self.path.open("ab+") as file:
@@ -1439,7 +1442,7 @@ def run_sweep(
         if client:
             client.close()
     headline = {a.name: finished[seeds[0], a.name] for a in activations}
-    save_snapshots(options.snapshots, config, seeds[0], headline)
+    save_snapshots(options.snapshots, config, seeds[0], headline, finished)
     results = sweep_results(config, seeds[0], headline, finished, options.jobs)
     sources = {a.name: {"label": a.label, "source": source_hash(a.function)} for a in activations}
     return {**results, "activations": sources}
@@ -1631,8 +1634,14 @@ def headline_summary(record: dict[str, Any]) -> dict[str, float | None]:
     }
 
 
-def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) -> None:
-    """Write snapshots.npz: arrays only, named `<what>_<model>`."""
+def save_snapshots(
+    path: Path, config: Config, seed: int, runs: dict[str, Run], finished: Finished
+) -> None:
+    """Write snapshots.npz: arrays only, named `<what>_<model>`, of the headline's runs by model.
+
+    And `curve_<model>`, float32 (seeds, tests, 2 + tasks), of all finished runs that are ok: each
+    test's update, task and accuracies, nan behind the last of a run with fewer.
+    """
     arrays = {
         "config": np.array(json.dumps(asdict(config))),
         "seed": np.array(seed),
@@ -1643,10 +1652,20 @@ def save_snapshots(path: Path, config: Config, seed: int, runs: dict[str, Run]) 
     for model, run in runs.items():
         own = {name: value for name, value in run.snapshot.items() if name != "W1_init"}
         arrays |= {f"{name}_{model}": value for name, value in own.items()}
+        ok = [r for key, r in sorted(finished.items()) if key[1] == model and is_ok(r)] or [run]
+        curves = np.full((len(ok), max(len(r.curve) for r in ok), 2 + len(config.tasks)), np.nan)
+        for place, r in zip(curves, ok, strict=True):
+            place[: len(r.curve)] = r.curve
+        arrays[f"curve_{model}"] = curves.astype(np.float32)
     buffer = io.BytesIO()
     # Not compressed: random weights hardly shrink.
     np.savez(buffer, **arrays)
     write_or_stop(path, buffer.getvalue())
+
+
+def is_ok(run: Run) -> bool:
+    """Whether a run neither diverged nor stayed untrained."""
+    return run.record["status"] == "ok"
 
 
 def print_report(results: dict[str, Any]) -> None:
@@ -1658,6 +1677,8 @@ def print_report(results: dict[str, Any]) -> None:
     print_caveats(records)
     if len({row["seed"] for row in results["per_seed"]}) > 1:
         print_aggregate(results["aggregate"])
+    else:
+        print("\nOne seed cannot tell which network forgets less; --n-seeds 20 can tell more.")
     kernels = {row["blas_kernel"] for row in results["per_seed"]}
     if len(kernels) > 1:
         print(f"\nRun on {len(kernels)} BLAS kernels ({', '.join(map(str, sorted(kernels)))}):")

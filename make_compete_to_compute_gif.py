@@ -58,10 +58,13 @@ def draw_frame(snapshots: Snapshots, update: int) -> np.ndarray:
     if snapshots.config["joint"] and learned:
         learned = "all tasks at once"
     doing = f"learning {learned}" if learned else "before training"
-    axes.set_title(f"Compete to Compute, seed {snapshots.seed}: {doing}")
+    seeds = max(len(run.curves) for run in snapshots.runs)
+    whose = f"{seeds} seeds" if seeds > 1 else f"seed {snapshots.seed} (one seed cannot tell)"
+    axes.set_title(f"Compete to Compute, {whose}: {doing}")
     figure.legend(*axes.get_legend_handles_labels(), **LEGEND_BELOW)
     figure.canvas.draw()
-    image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    image = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    image = np.uint8(np.round(image / 17.0) * 17)  # 16 levels a colour: fewer bytes
     plt.close(figure)
     return image
 

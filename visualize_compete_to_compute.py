@@ -52,6 +52,7 @@ try:
         label,
         print_report,
         run_script,
+        summarise,
         write_or_stop,
     )
 except ModuleNotFoundError as missing:
@@ -84,6 +85,7 @@ class SavedRun:
     accuracy: on every task's test images at every evaluation. task, update: how many tasks had
     begun and how many updates were done by then. W1: weights of the first hundred units, or fewer,
     after training. active: shares of test images on which a unit is active, at last after training.
+    curve: of every seed that is ok a row a test with update, task and accuracies, nan behind it.
     """
 
     model: str
@@ -92,6 +94,16 @@ class SavedRun:
     update: np.ndarray = field(metadata={"kind": "i", "axes": "evaluations"})
     W1: np.ndarray = field(metadata={"kind": "f", "axes": "pixels pictured"})
     active: np.ndarray = field(metadata={"kind": "f", "axes": "checkpoints layers tasks units"})
+    curve: np.ndarray = field(metadata={"kind": "f", "axes": "seeds tests columns"})
+
+    @property
+    def curves(self) -> list[np.ndarray]:
+        """Each seed's tests, (tests, 2 + tasks)."""
+        return [seed[np.isfinite(seed[:, 0])] for seed in self.curve]
+
+    def kept(self) -> np.ndarray:
+        """Accuracy on Task 1 after Task 1 and at the end, a row a seed."""
+        return np.array([[c[c[:, 1] < 2][-1, 2], c[-1, 2]] for c in self.curves])
 
     @property
     def switches(self) -> np.ndarray:
@@ -121,7 +133,7 @@ def load_snapshots(path: Path) -> Snapshots:
     except Exception as error:  # numpy and zipfile raise a dozen kinds for damaged bytes
         reason = getattr(error, "strerror", None) or f"damaged, or no snapshots ({error!r})"
         raise InputError(f"{path}: {reason}; {first}") from None
-    lengths = {"pixels": PIXELS, "tasks": tasks}
+    lengths = {"pixels": PIXELS, "tasks": tasks, "columns": 2 + tasks}
 
     def take(name: str, kind: str, axes: str = "") -> np.ndarray:
         """An array, checked; an axis whose length is not known yet enters `lengths`."""
@@ -136,7 +148,8 @@ def load_snapshots(path: Path) -> Snapshots:
     initial = take("W1_init", "f", "pixels pictured")
     runs = []
     for model in map(str, take("models", "U", "models")):
-        lengths.pop("evaluations", None)  # of which models may have different numbers
+        for axis in ("evaluations", "seeds", "tests"):
+            lengths.pop(axis, None)  # of which models may have different numbers
         saved = (take(f"{item.name}_{model}", **item.metadata) for item in fields(SavedRun)[1:])
         run = SavedRun(model, *saved)
         finite = all(np.isfinite(a).all() for a in (initial, run.W1, run.accuracy, run.active))
@@ -223,26 +236,59 @@ def mark_switches(axes: Axes, snapshots: Snapshots) -> None:
         axes.axvline(update, color="0.35", linewidth=1, linestyle=":")
 
 
+def draw_seeds(
+    axes: Axes,
+    run: SavedRun,
+    task: int,
+    line: str,
+    since: float = 0,
+    until: float = np.inf,
+    name: str = "",
+) -> np.ndarray:
+    """Accuracy on a task between two updates: thin each seed, bold their mean with its interval.
+
+    Where seeds were tested at different updates there is no mean, and the headline is bold. Returns
+    the bold line, (tests, 2) of update and accuracy.
+    """
+    curves = [c[(c[:, 0] >= since) & (c[:, 0] <= until)][:, [0, 2 + task]] for c in run.curves]
+    style = {"color": colour(run.model)}
+    bold = curves[0]
+    if len(curves) > 1:
+        for seed in curves:
+            axes.plot(*seed.T, line, linewidth=0.6, alpha=0.35, **style)
+        if all(np.array_equal(seed[:, 0], bold[:, 0]) for seed in curves):
+            together = [summarise(at_once) for at_once in np.array(curves)[:, :, 1].T]
+            bold = np.column_stack([bold[:, 0], [s["mean"] for s in together]])
+            low, high = np.array([s["ci95"] for s in together]).reshape(-1, 2).T
+            axes.fill_between(bold[:, 0], low, high, alpha=0.2, linewidth=0, **style)
+    axes.plot(*bold.T, f"{line}o", markersize=3, label=name, **style)
+    return bold
+
+
+def seeds_text(snapshots: Snapshots) -> str:
+    """What a figure's lines are, for its title."""
+    seeds = max(len(run.curves) for run in snapshots.runs)
+    if seeds == 1:
+        return f"Seed {snapshots.seed}; one seed cannot tell"
+    return f"{seeds} seeds: thin lines; bold: their mean and its 95 % interval"
+
+
 def draw_curves(axes: Axes, snapshots: Snapshots, until: float = np.inf) -> None:
     """Test accuracy of each model on the first and the last task, up to an update."""
     tasks = snapshots.config["tasks"]
     for run in snapshots.runs:
-        past = run.update <= until
         for task in sorted({0, len(tasks) - 1}):
             name = f"{label(run.model)}, Task {task + 1} ({tasks[task]})"
-            style = {"color": colour(run.model), "markersize": 3, "label": name}
-            marks = "--o" if task else "-o"
-            axes.plot(run.update[past], run.accuracy[past, task], marks, **style)
+            draw_seeds(axes, run, task, "--" if task else "-", until=until, name=name)
     axes.set(xlabel="updates", ylabel="test accuracy", ylim=(-0.02, 1.02))
     mark_switches(axes, snapshots)
 
 
 def draw_task_1_later(axes: Axes, snapshots: Snapshots) -> None:
     """Accuracy on Task 1 from the first switch on, each run labelled with where it ends."""
-    for rank, run in enumerate(sorted(snapshots.runs, key=lambda run: run.accuracy[-1, 0])):
-        later = run.update >= run.switches[0]
-        update, accuracy, ink = run.update[later], run.accuracy[later, 0], colour(run.model)
-        axes.plot(update, accuracy, "-o", color=ink, markersize=4)
+    for rank, run in enumerate(sorted(snapshots.runs, key=lambda run: run.kept()[:, 1].mean())):
+        update, accuracy = draw_seeds(axes, run, 0, "-", since=run.switches[0]).T
+        ink = colour(run.model)
         axes.axhline(accuracy[0], color=ink, linewidth=0.8, linestyle=(0, (1, 3)))
         # Ends that are close together stay readable.
         beside = {"textcoords": "offset points", "color": ink, "va": "bottom" if rank else "top"}
@@ -266,7 +312,7 @@ def training_curves(snapshots: Snapshots) -> Figure:
     for beside in more:
         draw_task_1_later(beside, snapshots)
     figure.legend(*axes.get_legend_handles_labels(), **LEGEND_BELOW)
-    figure.suptitle(f"Training at seed {snapshots.seed}; dotted: a switch of task")
+    figure.suptitle(f"{seeds_text(snapshots)}; dotted: a switch of task")
     return figure
 
 
@@ -274,17 +320,22 @@ def forgetting_bar(snapshots: Snapshots) -> Figure:
     """Task 1 accuracy right after Task 1 and at the end, with the drop."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     places, inks = range(len(snapshots.runs)), [colour(run.model) for run in snapshots.runs]
-    before, after = np.array(
-        [run.accuracy[[(run.task < 2).sum() - 1, -1], 0] for run in snapshots.runs]
-    ).T
-    for offset, heights, alpha in ((-0.2, before, 1), (0.2, after, 0.45)):
+    before, after = np.array([run.kept().mean(axis=0) for run in snapshots.runs]).T
+    for column, (offset, heights, alpha) in enumerate(((-0.2, before, 1), (0.2, after, 0.45))):
         bars = axes.bar(np.add(places, offset), heights, 0.38, color=inks, alpha=alpha)
-        axes.bar_label(bars, fmt="%.3f", padding=2)
+        axes.bar_label(bars, fmt="%.3f", padding=2, label_type="center")
+        for place, run in zip(places, snapshots.runs, strict=True):
+            seeds = run.kept()[:, column]
+            if len(seeds) > 1:
+                spread = place + offset + np.linspace(-0.12, 0.12, len(seeds))
+                axes.plot(spread, seeds, ".", color="black", markersize=4, alpha=0.6)
     for place, drop in zip(places, before - after, strict=True):
         axes.text(place, 1.1, f"loses {drop:.3f}", ha="center", fontweight="bold")
     axes.set_xticks(places, [label(run.model) for run in snapshots.runs])
     axes.set(ylim=(0, 1.2), ylabel="test accuracy on Task 1", yticks=np.linspace(0, 1, 6))
-    axes.set_title(f"Task 1 before (full) and after (pale) later training, seed {snapshots.seed}")
+    seeds = max(len(run.curves) for run in snapshots.runs)
+    told = f"means of {seeds} seeds, a dot each" if seeds > 1 else seeds_text(snapshots).lower()
+    axes.set_title(f"Task 1 before (full) and after (pale) later training; {told}", fontsize=11)
     return figure
 
 

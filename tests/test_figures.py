@@ -18,7 +18,7 @@ import make_compete_to_compute_gif as animate
 import visualize_compete_to_compute as visualize
 from compete_to_compute import InputError, main
 
-TINY = "--hidden 20 --train-per-class 20 --test-per-task 50 --epochs 2 --lr 0.1 --quiet".split()
+TINY = "--hidden 40 --train-per-class 60 --test-per-task 50 --epochs 2 --lr 0.1 --quiet".split()
 
 
 def train(folder: Path, *more: str) -> list[str]:
@@ -93,7 +93,12 @@ def test_marks_stand_where_the_numbers_are(saved: Path) -> None:
     assert set(axes.lines[0].get_xdata()) == {relu.update[relu.task == 1].max()}
     bars = [bar.get_height() for bar in visualize.forgetting_bar(snapshots).axes[0].patches]
     # Two epochs a task: the third evaluation is after Task 1, the fifth at the end.
-    assert bars == [run.accuracy[at, 0] for at in (2, 4) for run in snapshots.runs]
+    means = [run.curve[:, at, 2].mean() for at in (2, 4) for run in snapshots.runs]
+    assert bars == pytest.approx(means, rel=1e-6)
+    headline = [run.accuracy[at, 0] for at in (2, 4) for run in snapshots.runs]
+    assert [run.curve[0, at, 2] for at in (2, 4) for run in snapshots.runs] == pytest.approx(
+        headline, rel=1e-6
+    )
     axes = Figure().subplots()
     visualize.draw_use(axes, relu, 1)
     up, down = (shape.get_paths()[0].vertices[:, 1] for shape in axes.collections)

@@ -18,7 +18,9 @@ TINY = Config(hidden=20, depth=1, train_per_class=50, test_per_task=50, epochs=6
 
 
 def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL
+    )
     (tmp_path / "example.py").write_text(example)
     command = [sys.executable, str(tmp_path / "example.py")]
     output = subprocess.run(
