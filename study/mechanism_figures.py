@@ -10,14 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from study.mechanism import CONDITIONS, MODELS
-from study.mechanism_analysis import LEVELS, analyse, trained
+from study.mechanism_analysis import analyse
 from study.runs import FIGURES, PAIR
 from visualize_compete_to_compute import colour, save_figure
-
-FOLLOWED = (
-    *("default", "lr 0.05, momentum 0", "lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95"),
-    "paper",
-)
 
 
 def panels(rows: int, columns: int, height: float, title: str) -> tuple[Figure, np.ndarray]:
@@ -56,37 +51,6 @@ def rows_figure(
         axes.plot([], [], marker, color="0.4", label=text)
     figure.legend(loc="outside lower center", fontsize=8)
     return figure, axes
-
-
-def matching_figure() -> Figure:
-    """Task 1 accuracy against Task 2 accuracy, and the loss when Task 2 is known equally well."""
-    figure, grid = panels(
-        *(len(FOLLOWED), 2, 11.5),
-        "Left: while Task 2 is learned; thin: a seed, thick: the mean. Right: the loss of Task 1\n"
-        "accuracy when Task 2 is first known this well, 95 % intervals; above zero LWTA lost less",
-    )
-    for (left, right), name in zip(grid, FOLLOWED, strict=True):
-        for model in PAIR:
-            trajectories = [row["trajectory"] for row in trained(name, model).values()]
-            shared = min(map(len, trajectories))
-            mean = np.mean([trajectory[:shared] for trajectory in trajectories], axis=0)
-            for trajectory in trajectories:
-                _, first, second = np.transpose(trajectory)
-                left.plot(second, first, color=colour(model), linewidth=0.4, alpha=0.25)
-            look = {"color": colour(model), "label": MODELS[model].label, "zorder": 3}
-            left.plot(mean[:, 2], mean[:, 1], linewidth=2.5, **look)
-        difference = analyse()[name]["relu-lwta"]
-        levels = [level for level in LEVELS if f"lost.at{level}" in difference]
-        draw(right, levels, [difference[f"lost.at{level}"] for level in levels], color="black")
-        right.axhline(0, color="black", linewidth=0.6)
-        left.set(xlim=(0.5, 1), ylim=(0.5, 1), ylabel="Task 1 accuracy")
-        left.set_title(name, fontsize=10)
-        right.set_ylabel("loss, ReLU minus LWTA")
-        right.set_title(f"{difference['forgetting']['n']} pairs", fontsize=10)
-    grid[-1, 0].set_xlabel("Task 2 accuracy")
-    grid[-1, 1].set_xlabel("Task 2 accuracy, first reached")
-    grid[0, 0].legend(fontsize=8)
-    return figure
 
 
 def layers_figure() -> Figure:
@@ -142,60 +106,7 @@ def controls_figure() -> Figure:
     return figure
 
 
-def explanations_figure() -> Figure:
-    """For each experiment: ReLU minus LWTA in its condition, without that, the change."""
-
-    def mark(summary: dict[str, Any]) -> tuple[dict[str, Any], str]:
-        low, high = summary["ci95"]
-        return summary, colour("lwta") if low > 0 else colour("relu") if high < 0 else "0.55"
-
-    rows = []
-    for name, numbers in analyse().items():
-        if against := CONDITIONS[name].against:
-            before, after = (row["relu-lwta"] for row in (analyse()[against], numbers))
-            summaries = (before, after, numbers["change-relu-lwta"])
-            rows.append((name.replace(", ", "\n"), [mark(s["forgetting"]) for s in summaries]))
-    marks = ("before", "with the last change named", "difference, seed by seed")
-    figure, axes = rows_figure(rows, marks, 4.8)
-    axes.set_xlabel("forgetting of ReLU minus LWTA, mean and 95 % interval, unadjusted")
-    axes.set_title(
-        "What carries the difference? Blue: LWTA forgets less, or more so; orange: ReLU;\n"
-        "grey: the interval holds zero",
-        fontsize=10,
-    )
-    return figure
-
-
-def reach_figure() -> Figure:
-    """How far Task 2 reaches: weights it leaves alone, and active units of Task 1 it silences."""
-    shown = (
-        ("no decay, restarted", "untouched", PAIR, "weights left alone"),
-        ("lr 0.05, momentum 0", "untouched", PAIR, "weights left alone"),
-        ("default", "silenced", (*PAIR, "shifted"), "active units silenced"),
-    )
-    figure, row = panels(1, 3, 3.4, "What Task 2 leaves of what Task 1 uses; 95 % intervals")
-    for axes, (name, measure, models, text) in zip(row, shown, strict=True):
-        for place, model in enumerate(models):
-            values = [analyse()[name][model][f"{measure}.layer{n}"] for n in (1, 2)]
-            look = {"color": colour(model), "label": MODELS[model].label, "linestyle": ""}
-            draw(axes, np.array([1, 2]) + 0.1 * place, values, **look)
-        axes.set(xlabel="hidden layer", ylabel=f"share of {text}", xlim=(0.7, 2.6))
-        axes.set_title(name, fontsize=10)
-        axes.set_xticks([1, 2])
-        axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])  # so that a mark at zero is not cut
-    figure.legend(
-        *row[-1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8
-    )
-    return figure
-
-
 def draw_all() -> None:
     """Write every figure of the study of the mechanism."""
-    for name, draw_figure in {
-        "matching_rule": matching_figure,
-        "layers": layers_figure,
-        "controls": controls_figure,
-        "explanations": explanations_figure,
-        "reach": reach_figure,
-    }.items():
+    for name, draw_figure in {"layers": layers_figure, "controls": controls_figure}.items():
         save_figure(draw_figure(), FIGURES / f"{name}.png")

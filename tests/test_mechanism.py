@@ -260,7 +260,7 @@ def test_every_figure_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(mechanism_figures, "save_figure", lambda *saved: drawn.append(saved))
     mechanism_figures.draw_all()
-    assert len(drawn) == 5
+    assert len(drawn) == 2
     for figure, path in drawn:
         assert path.is_file(), "it is in the report under this name"
         assert all(axes.has_data() for axes in figure.axes)
