@@ -37,7 +37,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import combinations, pairwise, starmap
@@ -1360,6 +1360,26 @@ class Journal:
         }
         self.sources = {a.name: source_hash(a.function) for a in activations}
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other sweeps away; a process that dies lets go. `InputError` if one has it.
+
+        Windows knows no such lock; there the last of two sweeps writes the results.
+        """
+        if sys.platform == "win32":
+            yield
+            return
+        import fcntl
+
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{self.path}: another sweep is writing there; give another --out"
+                ) from None
+            yield
+
     def read(self) -> Finished:
         """This configuration's runs, with their records, curves and seconds alone.
 
@@ -1399,15 +1419,18 @@ class Journal:
 
 
 def run_sweep(
-    config: Config, activations: Sequence[Activation], seeds: range, options: SweepOptions
+    config: Config,
+    activations: Sequence[Activation],
+    seeds: range,
+    options: SweepOptions,
+    journal: Journal | None,
 ) -> dict[str, Any]:
     """Train every model at every seed that is not finished yet; the contents of results.json.
 
     Writes the snapshots of the first seed, the headline, which is trained again when a sweep is
-    resumed, and a journal of finished runs if there are several seeds. Raises `Stopped`, also where
-    a single seed diverges: a sweep counts such a run instead.
+    resumed, and finished runs into the journal if there is one. Raises `Stopped`, also where a
+    run without a journal, of a single seed, diverges: a sweep counts such a run instead.
     """
-    journal = Journal(options.out, config, activations) if len(seeds) > 1 else None
     finished: Finished = {}
     if options.resume and journal:
         keep_damaged(options.out)
@@ -1927,8 +1950,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_writable(path)
 
     seeds = range(options.seed, options.seed + options.n_seeds)
-    results = run_sweep(config, activations, seeds, options)
-    write_or_stop(options.out, to_json(results))
+    journal = Journal(options.out, config, activations) if len(seeds) > 1 else None
+    with journal.held() if journal else nullcontext():
+        results = run_sweep(config, activations, seeds, options, journal)
+        write_or_stop(options.out, to_json(results))
     if not options.quiet:
         print_report(results)
         print(f"\nWrote {options.out} and {options.snapshots}.")

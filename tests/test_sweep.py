@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import compete_to_compute
-from compete_to_compute import main
+from compete_to_compute import InputError, main
 
 SCRIPT = Path(compete_to_compute.__file__)
 TINY = "--hidden 2 --depth 1 --train-per-class 20 --test-per-task 50 --epochs 1 --k 1".split()
@@ -163,6 +163,21 @@ def test_sweeps_that_share_a_journal_take_their_own_runs_from_it(tmp_path: Path)
     (tmp_path / "r.json.journal").write_bytes(b"".join(shared))
     for lr in expected:
         assert sweep(tmp_path, 3, "--resume", "--lr", lr) == expected[lr]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such lock")
+def test_of_two_sweeps_at_once_into_one_place_the_second_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *options(tmp_path, "--n-seeds", "5000", "--jobs", "1")]
+    first = subprocess.Popen(command)
+    journal = tmp_path / "r.json.journal"
+    while not (journal.exists() and journal.stat().st_size):
+        assert first.poll() is None
+        time.sleep(0.02)
+    with pytest.raises(InputError, match="another sweep is writing there; give another --out"):
+        sweep(tmp_path, 2, "--lr", "0.01")
+    first.kill()
+    first.wait()
+    assert len(sweep(tmp_path, 2, "--lr", "0.01")["per_seed"]) == 4, "the dead one let go"
 
 
 @pytest.mark.parametrize("damage", ["cut short", '{"a": 1}', "[]", "3"])
