@@ -3,6 +3,8 @@
     python3 -m study conditions                      every family, every seed planned
     python3 -m study conditions --n-seeds 20 block   one family, no more than 20 seeds trained
     python3 -m study conditions --finished-only      what is there, no training
+    python3 -m study conditions --file mine.py --out-dir mine
+                                                     your own FAMILIES; what is here is left alone
 
 A family is a question, a condition a change of the configuration, with the number of seeds fixed
 beforehand. All but the published batches are paired: the same images, initial weights and batches.
@@ -14,28 +16,50 @@ from __future__ import annotations
 
 import argparse
 import math
+import runpy
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compete_to_compute import (
     ACTIVATIONS,
+    Activation,
     Config,
+    InputError,
     Run,
+    aggregate,
     available_cores,
     blas,
+    chance,
     changes,
+    check_activation,
+    check_config,
+    find_activation,
     initial_weights,
+    one_line,
+    print_aggregate,
+    require,
     side_by_side,
     source_hash,
     train_run,
     with_progress,
 )
-from study.runs import ALL_THREE, CONDITIONS, PAIR, check_study, key, make_row, study_parser
+from study.runs import (
+    ALL_THREE,
+    CONDITIONS,
+    PAIR,
+    Table,
+    check_study,
+    key,
+    make_row,
+    record_from,
+    study_parser,
+)
 
 Row = dict[str, Any]  # of the table of runs
 Rows = dict[tuple[Any, ...], list[Row]]  # by what they depend on, the kernel apart
@@ -80,7 +104,7 @@ class Condition:
     def keys(self, model: str) -> dict[int, tuple[Any, ...]]:
         """What the planned runs of one activation depend on, the kernel apart, by seed."""
         row = {"changes": changes(self.config(model)), "intervention": self.intervention}
-        row |= {"source": source_hash(ACTIVATIONS[model].function), "kernel": None}
+        row |= {"source": source_hash(find_activation(model).function), "kernel": None}
         return {seed: key({**row, "model": model, "seed": seed})[:-1] for seed in self.all_seeds}
 
 
@@ -479,9 +503,11 @@ def finished_runs(condition: Condition, table: Rows) -> dict[str, dict[int, Row]
 Planned = tuple[Condition, str, int]  # with the activation and the seed
 
 
-def missing_runs(conditions: Iterable[Condition], n_seeds: int | None) -> list[Planned]:
+def missing_runs(
+    conditions: Iterable[Condition], n_seeds: int | None, runs: Table | None = None
+) -> list[Planned]:
     """What is to be trained here, of `n_seeds` seeds a condition at most, each run once."""
-    table = by_key(CONDITIONS.read())
+    table = by_key((runs or CONDITIONS).read())
     missing: dict[tuple[Any, ...], Planned] = {}
     for condition in conditions:
         if condition.kernel not in (None, blas()["blas_kernel"]):
@@ -495,22 +521,28 @@ def missing_runs(conditions: Iterable[Condition], n_seeds: int | None) -> list[P
 
 
 def train_planned(
-    config: Config, model: str, seed: int, data_dir: str | None, intervention: Intervention
+    config: Config,
+    activation: Activation,
+    seed: int,
+    data_dir: str | None,
+    intervention: Intervention,
 ) -> tuple[Config, Intervention, Run]:
     """Train one run in any process, and say what was trained."""
     start = [
         initial_weights(replace(config, init_scale=scale), seed)[layer]
         for layer, scale in enumerate(intervention["layer_scales"] if intervention else ())
     ]
-    run = train_run(config, ACTIVATIONS[model], seed, data_dir, start or None)
+    run = train_run(config, activation, seed, data_dir, start or None)
     return config, intervention, run
 
 
-def train(missing: Sequence[Planned], options: argparse.Namespace, client: Any) -> None:
+def train(
+    missing: Sequence[Planned], options: argparse.Namespace, client: Any, table: Table
+) -> None:
     """Train these runs; each is in the table as soon as it ends."""
     arguments = [
-        (condition.config(model), model, seed, options.data_dir, condition.intervention)
-        for condition, model, seed in missing
+        (c.config(model), find_activation(model), seed, options.data_dir, c.intervention)
+        for c, model, seed in missing
     ]
     if client:
         import cloudpickle  # distributed's own
@@ -521,18 +553,56 @@ def train(missing: Sequence[Planned], options: argparse.Namespace, client: Any) 
     function = (lambda *values: train_planned(*values)) if client else train_planned
     runs = side_by_side(function, arguments, options.jobs or available_cores(), client)
     for config, intervention, run in with_progress(runs, len(missing)):
-        CONDITIONS.append(make_row(config, run.record, run.seconds, intervention))
+        table.append(make_row(config, run.record, run.seconds, intervention))
+
+
+def own_families(file: Path) -> dict[str, Family]:
+    """The `FAMILIES` of a user's file, made with `ask`; their activations must keep the contract.
+
+    Raises `InputError` with whatever is wrong in it.
+    """
+    try:
+        families: dict[str, Family] = dict(runpy.run_path(str(file))["FAMILIES"])
+        for condition in chain(*(family.conditions for family in families.values())):
+            activations = [find_activation(model) for model in condition.activations]
+            for activation in activations:
+                config = condition.config(activation.name)
+                check_config(config, activations)
+                if activation.name not in ACTIVATIONS:
+                    check_activation(activation, config.hidden, config.k)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the user's file does
+        raise InputError(f"--file {file}: {one_line(error)}") from None
+    return families
+
+
+def show(condition: Condition, table: Rows) -> None:
+    """What every model of a condition forgets, and each pair's verdict."""
+    runs = finished_runs(condition, table)
+    records = [record_from(row) for by_seed in runs.values() for row in by_seed.values()]
+    config = condition.config(condition.activations[0])
+    print(f"\n{condition.label}")
+    print_aggregate(aggregate(records, condition.activations, chance(config)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train what the families named, or all, are short of; the exit status."""
     parser = study_parser("Answer the open questions, each over many paired seeds.", FAMILIES)
+    parser.add_argument(
+        "--file", type=Path, help="your own FAMILIES, a Python file, with --out-dir"
+    )
+    parser.add_argument("--out-dir", type=Path, help="folder of their table, conditions.csv")
     options = parser.parse_args(arguments)
-    client = check_study(options, list(FAMILIES), CONDITIONS)
-    families = {name: FAMILIES[name].conditions for name in options.names or FAMILIES}
+    require(bool(options.file) == bool(options.out_dir), "--file and --out-dir go together")
+    there = own_families(options.file) if options.file else FAMILIES
+    runs = Table(options.out_dir / "conditions.csv") if options.file else CONDITIONS
+    client = check_study(options, list(there), runs)
+    families = {name: there[name].conditions for name in options.names or there}
     if not options.finished_only:
-        train(missing_runs(chain(*families.values()), options.n_seeds), options, client)
-    table = by_key(CONDITIONS.read())
+        missing = missing_runs(chain(*families.values()), options.n_seeds, runs)
+        train(missing, options, client, runs)
+    table = by_key(runs.read())
     for name, conditions in families.items():
         finished = chain(*(finished_runs(c, table).values() for c in conditions))
         rows = [row for by_seed in finished for row in by_seed.values()]
@@ -540,4 +610,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = sum(row["status"] != "ok" for row in rows)
         hours = sum(row["seconds"] or 0 for row in rows) / 3600
         print(f"{name}: {len(rows)} of {planned} runs, {failed} failed, {hours:.1f} core-hours")
+        for condition in conditions if options.file else ():
+            show(condition, table)
     return 0

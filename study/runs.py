@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from compete_to_compute import (
-    ACTIVATIONS,
     METRICS,
     MNIST_SHA256,
     SCHEMA,
@@ -39,6 +38,7 @@ from compete_to_compute import (
     changes,
     check_writable,
     dask_client,
+    find_activation,
     flag,
     load_mnist,
     sequential_metrics,
@@ -191,7 +191,7 @@ def make_row(
     """The row of a run, from its configuration and its record, a row of `per_seed`."""
     return {
         "changes": changes(config),
-        "source": source_hash(ACTIVATIONS[record["model"]].function),
+        "source": source_hash(find_activation(record["model"]).function),
         "intervention": intervention,
         "kernel": record["blas_kernel"],
         "seconds": seconds,

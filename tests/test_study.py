@@ -236,3 +236,36 @@ def test_settings_follow_from_the_exploration_by_their_rules() -> None:
         rate = result.condition.changes["lr"]
         failed[rate] = failed.get(rate, 0) + sum(result.numbers[m]["failed"] for m in PAIR)
     assert max(rate for rate, count in failed.items() if not count) == conditions.DROPOUT_LR
+
+
+OWN = """
+import numpy as np
+from study.conditions import ask, grid
+
+def leaky(z, gate, k):
+    gate[:] = np.where(z > 0, 1, 0.1)
+    z *= gate
+
+SMALL = {"hidden": 20, "depth": 1, "train_per_class": 50, "test_per_task": 50, "epochs": 5}
+MODELS = {"seeds": 2, "activations": ("lwta", __file__ + ":leaky")}
+FAMILIES = {"own": ask("Which?", grid(lr=(0.05, 0.1)), {**SMALL, **MODELS})}
+"""
+
+
+def test_conditions_and_activations_of_one_s_own_leave_the_study_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    published = conditions.CONDITIONS.path.read_bytes()
+    options = ["--file", f"{tmp_path}/own.py", "--out-dir", f"{tmp_path}/out", "--jobs", "1"]
+    assert conditions.main(options) == 0
+    printed = capsys.readouterr().out
+    assert "own: 8 of 8 runs" in printed
+    assert printed.count("LWTA minus leaky (own), seed by seed") == 2
+    assert conditions.CONDITIONS.path.read_bytes() == published
+    assert len(Table(tmp_path / "out" / "conditions.csv").read()) == 8
+    (tmp_path / "own.py").write_text(OWN.replace("z *= gate", "z *= 2"))
+    with pytest.raises(InputError, match="gate is not the derivative"):
+        conditions.main(options)
+    with pytest.raises(InputError, match="go together"):
+        conditions.main(options[:2])
