@@ -410,6 +410,7 @@ class FileFunction:
 def function_in(own: FileFunction) -> Callable[[np.ndarray, np.ndarray, int], None]:
     """The function itself; its file is run once in a process."""
     module = types.ModuleType(Path(own.file).stem)
+    module.__file__ = own.file
     exec(compile(own.text, own.file, "exec"), module.__dict__)
     return getattr(module, own.name)
 
