@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.stats import norm, spearmanr
 
 from compete_to_compute import label, summarise
@@ -108,8 +109,8 @@ def distance(measure: str) -> Numbers:
     inside = (lwta_x >= x.min()) & (lwta_x <= x.max())
     expected = np.interp(np.log(lwta_x[inside]), np.log(x[order]), y[order])
     away = (lwta_y[inside] - expected).tolist()
-    mean = float(np.mean(away)) if away else None
-    return {"label": CURVES[measure], "cells": len(away), "mean": mean}
+    mean, size = (float(np.mean(v)) if away else None for v in (away, np.abs(away)))
+    return {"label": CURVES[measure], "cells": len(away), "mean": mean, "size": size}
 
 
 def frontier() -> list[Numbers]:
@@ -206,6 +207,7 @@ def tables() -> dict[str, str]:
         Column("forgetting against", lambda row: row["label"]),
         Column("LWTA's cells within ReLU's range", lambda row: f"{row['cells']}"),
         Column("their mean distance from ReLU's curve", lambda row: number(row["mean"], sign=True)),
+        Column("mean size of it", lambda row: number(row["size"])),
     )
     return {
         "why: inside the networks": means_table(),
@@ -227,6 +229,12 @@ def curves_figure() -> Figure:
             order = np.argsort(x)
             axes.plot(x[order], y[order], "-o", color=colour(model), label=label(model))
         axes.set(xscale="log", xlabel=words)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if x.max() < 100 * x.min():  # few powers of ten
+            ticks = [m * 10.0**power for power in (-2, -1, 0, 1) for m in (1, 2, 5)]
+            low, high = axes.get_xlim()
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xlim(low, high)
         axes.grid(alpha=0.2)
         mean = distance(measure)["mean"]
         axes.set_title(f"LWTA from ReLU's curve: {number(mean, sign=True)}", fontsize=10)
