@@ -1226,14 +1226,21 @@ def local_executor(jobs: int, runs: int) -> Any:
         script is None or Path(script).exists(),
         "worker processes cannot be started from standard input; give --jobs 1, or a script's file",
     )
-    require(
-        not getattr(multiprocessing.current_process(), "_inheriting", False),
-        'put what starts the sweep under if __name__ == "__main__": as worker processes need it',
-    )
+    refuse_unguarded()
     if sys.platform == "win32":
         jobs = min(jobs, 61)  # what Windows can wait for
     # Spawned, not forked: the same on every system, and safe beside BLAS threads.
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker)
+
+
+def refuse_unguarded() -> None:
+    """Raise `InputError` in a worker process that runs the script which started it once more."""
+    import multiprocessing
+
+    require(
+        not getattr(multiprocessing.current_process(), "_inheriting", False),
+        'put what starts the sweep under if __name__ == "__main__": as worker processes need it',
+    )
 
 
 def start_worker() -> None:
@@ -1930,6 +1937,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import compete_to_compute
 
         compete_to_compute.run_script(partial(compete_to_compute.main, arguments))
+    refuse_unguarded()  # before it meets the lock of the sweep that started it
     options, config = (
         kind(**{item.name: given[item.name] for item in fields(kind)})
         for kind in (SweepOptions, Config)
