@@ -1474,9 +1474,7 @@ def run_sweep(
             client.close()
     headline = {a.name: finished[seeds[0], a.name] for a in activations}
     save_snapshots(options.snapshots, config, seeds[0], headline, finished)
-    results = sweep_results(config, seeds[0], headline, finished, options.jobs)
-    sources = {a.name: {"label": a.label, "source": source_hash(a.function)} for a in activations}
-    return {**results, "activations": sources}
+    return sweep_results(config, activations, seeds[0], headline, finished, options.jobs)
 
 
 Model = str | Activation | Callable[[np.ndarray, np.ndarray, int], None]
@@ -1503,11 +1501,9 @@ def run_seeds(
     names, numbers = [activation.name for activation in activations], list(seeds)
     require(len({*names}) == len(names), f"two models have one name: {', '.join(names)}")
     arguments = [(config, a, seed, data_dir) for seed in numbers for a in activations]
-    runs = list(with_progress(side_by_side(train_run, arguments, jobs), len(arguments)))
-    order = [(seed, name) for seed in numbers for name in names]
-    records = sorted(
-        (run.record for run in runs), key=lambda row: order.index((row["seed"], row["model"]))
-    )
+    runs = with_progress(side_by_side(train_run, arguments, jobs), len(arguments))
+    by_key = {(run.record["seed"], run.record["model"]): run.record for run in runs}
+    records = [by_key[seed, name] for seed in numbers for name in names]
     return {"per_seed": records, "aggregate": aggregate(records, names, chance(config))}
 
 
@@ -1541,7 +1537,12 @@ def keep_damaged(path: Path) -> None:
 
 
 def sweep_results(
-    config: Config, seed: int, headline: dict[str, Run], finished: Finished, jobs: int
+    config: Config,
+    activations: Sequence[Activation],
+    seed: int,
+    headline: dict[str, Run],
+    finished: Finished,
+    jobs: int,
 ) -> dict[str, Any]:
     """The contents of results.json; `headline` has the runs of the first seed, by model."""
     order = list(dict.fromkeys([*headline, *(model for _, model in finished)]))
@@ -1551,6 +1552,9 @@ def sweep_results(
     return {
         "schema": SCHEMA,
         "config": asdict(config),
+        "activations": {
+            a.name: {"label": a.label, "source": source_hash(a.function)} for a in activations
+        },
         "environment": environment(),
         "headline": {
             "seed": seed,
@@ -1671,7 +1675,8 @@ def save_snapshots(
     """Write snapshots.npz: arrays only, named `<what>_<model>`, of the headline's runs by model.
 
     And `curve_<model>`, float32 (seeds, tests, 2 + tasks), of all finished runs that are ok: each
-    test's update, task and accuracies, nan behind the last of a run with fewer.
+    test's update, task and accuracies, nan behind the last of a run with fewer. Where no run is ok
+    it is the headline's alone.
     """
     arrays = {
         "config": np.array(json.dumps(asdict(config))),
@@ -1683,7 +1688,8 @@ def save_snapshots(
     for model, run in runs.items():
         own = {name: value for name, value in run.snapshot.items() if name != "W1_init"}
         arrays |= {f"{name}_{model}": value for name, value in own.items()}
-        ok = [r for key, r in sorted(finished.items()) if key[1] == model and is_ok(r)] or [run]
+        of_model = [r for key, r in sorted(finished.items()) if key[1] == model]
+        ok = [r for r in of_model if r.record["status"] == "ok"] or [run]
         curves = np.full((len(ok), max(len(r.curve) for r in ok), 2 + len(config.tasks)), np.nan)
         for place, r in zip(curves, ok, strict=True):
             place[: len(r.curve)] = r.curve
@@ -1692,11 +1698,6 @@ def save_snapshots(
     # Not compressed: random weights hardly shrink.
     np.savez(buffer, **arrays)
     write_or_stop(path, buffer.getvalue())
-
-
-def is_ok(run: Run) -> bool:
-    """Whether a run neither diverged nor stayed untrained."""
-    return run.record["status"] == "ok"
 
 
 def print_report(results: dict[str, Any]) -> None:
