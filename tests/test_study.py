@@ -269,3 +269,45 @@ def test_conditions_and_activations_of_one_s_own_leave_the_study_alone(
         conditions.main(options)
     with pytest.raises(InputError, match="go together"):
         conditions.main(options[:2])
+
+
+def declared_result(shift: float, seeds: int = 20, short: int = 0, failed: int = 0) -> Any:
+    """A result in which ReLU forgets more by `shift` on average; its first runs miss or fail."""
+    spread = np.linspace(-0.004, 0.004, seeds)
+    records: dict[str, dict[int, Any]] = {
+        model: {
+            seed: {
+                "status": "untrained" if seed < failed else "ok",
+                "forgetting": 0.1 + (model == "relu") * (shift + spread[seed]),
+                "target_reached": [seed >= short, True],
+            }
+            for seed in range(seeds)
+        }
+        for model in ("relu", "lwta")
+    }
+    result = analysis.Result("f", Condition("c", seeds=seeds), records, "f")
+    pairs = analysis.shared(*map(result.values, ("relu", "lwta")))
+    result.numbers |= analysis.compare(*pairs)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ({"shift": 0.02}, "LWTA forgets less"),
+        ({"shift": -0.02}, "ReLU forgets less"),
+        ({"shift": 0.008}, "a difference, perhaps below 0.010"),
+        ({"shift": 0.0}, "alike within 0.010"),
+        ({"shift": 0.02, "failed": 4}, "LWTA forgets less"),
+        ({"shift": 0.02, "failed": 5}, "no verdict: 5 of 20 pairs failed"),
+        ({"shift": 0.02, "short": 5}, "LWTA forgets less"),
+        ({"shift": 0.02, "short": 18}, "undecided: runs short of the loss decide"),
+    ],
+)
+def test_the_declared_rule(how: dict[str, Any], word: str) -> None:
+    result = declared_result(**how)
+    analysis.judge_declared([result])
+    assert result.numbers["verdict"] == word
+    result.records["lwta"].popitem()
+    analysis.judge_declared([result])
+    assert result.numbers["verdict"] is None, "a run of the family is not there yet"
