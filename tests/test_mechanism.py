@@ -20,7 +20,7 @@ from compete_to_compute import (
     make_tasks,
     train_model,
 )
-from study import measures, mechanism, mechanism_figures
+from study import explanations, measures, mechanism, mechanism_figures
 from study import mechanism_analysis as analysis
 from study.mechanism import FollowedCondition, Network
 from study.runs import PAIR, GzipTable
@@ -271,3 +271,37 @@ def test_the_published_runs_of_a_condition_are_of_one_kernel_and_start_task_2_al
         assert len({row["kernel"] for rows in by_model.values() for row in rows.values()}) <= 1
         for seed, row in by_model.get("kept", {}).items():
             assert row["accuracy_matrix"][:2] == by_model["lwta"][seed]["accuracy_matrix"][:2]
+
+
+def test_one_curve_and_correlation_on_made_up_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    # LWTA stands at other x than ReLU: on its curve, then .05 below it.
+    measure = "rank.layer1.after1"
+
+    def made_up(below: float) -> dict[str, Any]:
+        noise = np.linspace(-0.1, 0.1, 9)
+
+        def network(x: float, moved: float) -> dict[int, Any]:
+            return {
+                seed: {measure: x * np.exp(n), "forgetting": 0.5 - 0.1 * (np.log(x) + n) - moved}
+                for seed, n in enumerate(noise)
+            }
+
+        return {
+            str(x): {"relu": network(x, 0), "lwta": network(1.3 * x, below)} for x in (2, 4, 8, 16)
+        }
+
+    for below in (0.0, 0.05):
+        made = made_up(below)
+        monkeypatch.setattr(explanations, "cells", lambda made=made: list(made))
+        monkeypatch.setattr(explanations, "cell", made.__getitem__)
+        found = explanations.distance(measure)
+        assert found["cells"] == 3, "the last lies beyond ReLU's curve"
+        assert found["mean"] == pytest.approx(-below, abs=0.002)
+    relu = made["2"]["relu"]
+    relu[0]["forgetting"], relu[1]["forgetting"] = relu[1]["forgetting"], relu[0]["forgetting"]
+    found = explanations.correlation(relu, measure)
+    rho = -(1 - 6 * 2 / (9 * 80))  # two ranks of nine are exchanged
+    assert found["mean"] == pytest.approx(rho)
+    assert np.arctanh(found["ci95"]) - np.arctanh(rho) == pytest.approx(
+        [-1.95996 / 6**0.5, 1.95996 / 6**0.5], abs=1e-4
+    )
