@@ -186,6 +186,14 @@ def set_second_rate(training: Training, now: Moment, rate: float) -> None:
         now.lr = rate
 
 
+def set_second_rows(training: Training, now: Moment, scale: float) -> None:
+    """Task 2 begins with output rows of its own from initial weights of another scale."""
+    if (now.stage, now.task) == ("start", 2):
+        rows = training.tasks[1].classes
+        start = initial_weights(replace(training.config, init_scale=scale), training.seed)[-1]
+        training.network.weights[-1][rows, :-1] = start.T[rows]
+
+
 # Each is called with its value in the intervention when a task starts, after each update and after
 # each epoch; see `train_phases`.
 PROGRAMS: dict[str, Callable[[Training, Moment, Any], None]] = {
@@ -193,6 +201,7 @@ PROGRAMS: dict[str, Callable[[Training, Moment, Any], None]] = {
     "biases": shift_biases,
     "ramp": ramp_rate,
     "second_lr": set_second_rate,
+    "second_rows": set_second_rows,
 }
 
 
@@ -272,6 +281,17 @@ CONDITIONS = {
             for scale in START_SCALES
             for depth in (1, 2, 3)
             if depth == 2 or scale in (0.2, 1.0)
+        ),
+        *(
+            FollowedCondition(
+                f"init scale {scale}, 2 layers, Task 2's output rows at {other}",
+                {**SMALL_START, "init_scale": scale},
+                besides={"second_rows": other},
+                against=f"init scale {scale}, 2 layers",
+                first_seed=4000,
+                tested=False,
+            )
+            for scale, other in ((0.2, 1.0), (1.0, 0.2))
         ),
     )
 }

@@ -69,6 +69,16 @@ def test_a_learning_rate_of_task_2_leaves_task_1_alone() -> None:
     assert slow[2][1] < plain[2][1] - 0.2, "what is left of momentum teaches little"
 
 
+def test_rows_of_task_2_begin_anew_and_of_the_same_scale_change_nothing() -> None:
+    plain, same, larger = (
+        trained("lwta", besides=besides, weight_decay=0.0)["accuracy_matrix"]
+        for besides in ((), (("second_rows", 1.0),), (("second_rows", 5.0),))
+    )
+    assert plain == same, "nothing has trained them yet"
+    assert plain[:2] == larger[:2]
+    assert plain[2] != larger[2]
+
+
 def test_a_random_winner_is_one_unit_a_block_whatever_its_pre_activation() -> None:
     k = 4
     z = np.random.default_rng(0).standard_normal((8 * k, 500))
