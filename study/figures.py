@@ -230,21 +230,27 @@ def summary_figure(places: Collection[str]) -> Figure:
 
 
 def paper_figure() -> Figure:
-    """Task 1's test error after Task 2 over the grid of the paper's protocol, a panel a depth."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 4.8), layout="constrained", sharey=True)
-    for axes, depth in zip(panels, (2, 3), strict=True):
+    """Task 1's test error after Task 2 under the paper's protocol, from usual and small weights."""
+    figure, panels = plt.subplots(
+        1, 3, figsize=(10, 4.8), layout="constrained", sharey=True, width_ratios=(6, 6, 4)
+    )
+    for axes, depth in zip(panels, (2, 3), strict=False):
         results = [r for r in analyse()["paper"].values() if r.condition.changes["depth"] == depth]
-        changes = [result.condition.changes for result in results]
-        order = np.argsort([c["lr"] / (1 - c["momentum"]) for c in changes], kind="stable")
-        for number, model in enumerate(ALL_THREE):
-            draw_errors(axes, [results[i] for i in order], model, 0.12 * (number - 1))
-        ticks = [f"{changes[i]['lr']}\n{changes[i]['momentum']}" for i in order]
-        axes.set_xticks(range(len(order)), ticks)
-        axes.set(title=f"{depth} hidden layers", yscale="log", ylim=(1, 130))
+        results.sort(
+            key=lambda r: r.condition.changes["lr"] / (1 - r.condition.changes["momentum"])
+        )
+        ticks = ["{lr}\n{momentum}".format(**r.condition.changes) for r in results]
+        draw_errors(axes, results, ticks)
+        axes.set_title(f"usual weights, {depth} hidden layers", fontsize=10)
         axes.set_xlabel("learning rate, and momentum below it")
-        axes.set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])
-        axes.grid(alpha=0.2)
+    results = list(analyse()["paper-start"].values())
+    ticks = ["{init_scale}\n{depth} layers".format(**r.condition.changes) for r in results]
+    draw_errors(panels[2], results, ticks)
+    panels[2].set_title("learning rate 0.01, momentum 0.9", fontsize=10)
+    panels[2].set_xlabel("scale of the initial weights, and depth")
     panels[0].set_ylabel("Task 1 test error after Task 2, %")
+    panels[0].set(yscale="log", ylim=(1, 130))
+    panels[0].set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8
     )
@@ -256,19 +262,23 @@ def paper_figure() -> Figure:
     return figure
 
 
-def draw_errors(axes: Axes, results: Sequence[Result], model: str, shift: float) -> None:
-    """One activation's errors beside the paper's; `shift` keeps its marks clear of the others'."""
-    mean, std = PAPER_ERRORS[model][1]
-    look = {"color": colour(model)}
-    axes.axhspan(mean - std, mean + std, alpha=0.12, linewidth=0, **look)
-    axes.axhline(mean, linestyle=":", label=f"the paper's {label(model)}", **look)
-    numbers = [result.numbers[model] for result in results]
-    errors = np.array([n["error_kept"]["mean"] for n in numbers], float)
-    spreads = [n["error_kept"]["std"] or 0 for n in numbers]
-    places = np.arange(len(results)) + shift
-    axes.errorbar(places, errors, spreads, marker="o", capsize=3, label=label(model), **look)
-    failing = places[[n["failed"] > 0 for n in numbers]]
-    axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, **look)
+def draw_errors(axes: Axes, results: Sequence[Result], ticks: Sequence[str]) -> None:
+    """The activations' errors at some settings beside the paper's."""
+    for number, model in enumerate(ALL_THREE):
+        mean, std = PAPER_ERRORS[model][1]
+        look = {"color": colour(model)}
+        axes.axhspan(mean - std, mean + std, alpha=0.12, linewidth=0, **look)
+        axes.axhline(mean, linestyle=":", label=f"the paper's {label(model)}", **look)
+        numbers = [result.numbers[model] for result in results if model in result.numbers]
+        errors = np.array([n["error_kept"]["mean"] for n in numbers], float)
+        spreads = [n["error_kept"]["std"] or 0 for n in numbers]
+        places = np.arange(len(numbers)) + 0.12 * (number - 1)  # clear of each other
+        axes.errorbar(places, errors, spreads, marker="o", capsize=3, label=label(model), **look)
+        failing = places[[n["failed"] > 0 for n in numbers]]
+        axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, **look)
+    axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.grid(alpha=0.2)
 
 
 def draw_all(places: Collection[str]) -> None:
