@@ -480,7 +480,7 @@ th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid gray; 
 <h1>Compete to Compute</h1>
 <p>Networks that differ in the hidden activation learn one task after another. Forgetting is test
 accuracy on the first task before the later training minus after it. Luck moves it by hundredths:
-one seed shows no effect.</p>
+one seed cannot tell which network forgets less.</p>
 <nav aria-label="Contents">CONTENTS</nav>
 <main>BODY</main></body></html>
 """
