@@ -336,7 +336,7 @@ def p_text(row: Numbers) -> str:
 def verdict_text(row: Numbers) -> str:
     """The verdict; for a reference, where it is tested."""
     is_here = row["tested_in"] in (None, row["family"])
-    return row.get("verdict") or MISSING if is_here else f"tested in `{row['tested_in']}`"
+    return row.get("verdict") or MISSING if is_here else f"tested as part of `{row['tested_in']}`"
 
 
 def ratio_text(row: Numbers) -> str:

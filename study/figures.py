@@ -68,8 +68,8 @@ def start_line_figure() -> Figure:
     told = " to ".join(map(str, pairs[:: max(1, len(pairs) - 1)]))
     figure.suptitle(
         "Small initial weights make both networks forget, and below 0.7 ReLU more\n"
-        f"lr 0.01, 20 epochs a task, {told} pairs a point, 95 % intervals; "
-        "grey: a standard deviation of .01",
+        f"lr 0.01, 20 epochs a task; lines: exploration, {told} pairs a point, 95 % intervals;\n"
+        "stars: confirmation; grey: a standard deviation of .01",
         fontsize=10,
     )
     return figure
@@ -244,10 +244,10 @@ def paper_figure() -> Figure:
         axes.set_title(f"usual weights, {depth} hidden layers", fontsize=10)
         axes.set_xlabel("learning rate, and momentum below it")
     results = list(analyse()["paper-start"].values())
-    ticks = ["{init_scale}\n{depth} layers".format(**r.condition.changes) for r in results]
+    ticks = ["{init_scale}\n{depth}".format(**r.condition.changes) for r in results]
     draw_errors(panels[2], results, ticks)
-    panels[2].set_title("learning rate 0.01, momentum 0.9", fontsize=10)
-    panels[2].set_xlabel("scale of the initial weights, and depth")
+    panels[2].set_title("rate 0.01, momentum 0.9", fontsize=10)
+    panels[2].set_xlabel("initial scale, layers below it")
     panels[0].set_ylabel("Task 1 test error after Task 2, %")
     panels[0].set(yscale="log", ylim=(1, 130))
     panels[0].set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])

@@ -7,7 +7,8 @@ reader does not see, `<!--=PLACE @ FORMAT-->` before it and `<!--/-->` behind it
 from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, `speed:NAME`,
 `movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT is Python's. A table goes between
 `<!--table TITLE-->` and `<!--/table-->`; one of chosen conditions has its rows in the first anchor,
-behind the first column's head: a line `LABEL: FAMILY/CONDITION` each, and ends with `<!--/rows-->`.
+behind the first column's head, a line `LABEL: FAMILY/CONDITION` each, without FAMILY if it is that
+of the row above, and ends with `<!--/rows-->`.
 study/tables.md has every table, and is written whole.
 """
 
@@ -93,8 +94,13 @@ def tables() -> dict[str, str]:
 
 def rows_of(match: re.Match[str]) -> list[tuple[str, str]]:
     """Label and place of each row of a table of chosen conditions."""
-    parted = (line.partition(": ") for line in match["rows"].splitlines())
-    return [(text, place) for text, _, place in parted]
+    rows, family = [], ""
+    for line in match["rows"].splitlines():
+        text, _, place = line.partition(": ")
+        named, _, condition = place.partition("/")
+        family = named or family
+        rows.append((text, f"{family}/{condition}"))
+    return rows
 
 
 def filled(page: str) -> str:
