@@ -1370,19 +1370,19 @@ class Journal:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other sweeps away; a process that dies lets go. `InputError` if one has it.
-
-        Windows knows no such lock; there the last of two sweeps writes the results.
-        """
-        if sys.platform == "win32":
-            yield
-            return
-        import fcntl
-
+        """Keep other sweeps away; a process that dies lets go. `InputError` if one has it."""
         with self.path.open("ab") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                if sys.platform == "win32":
+                    import msvcrt
+
+                    file.seek(1 << 30)  # nobody may read what is locked: a byte far behind the rows
+                    msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+                else:
+                    import fcntl
+
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
                 raise InputError(
                     f"{self.path}: another sweep is writing there; give another --out"
                 ) from None

@@ -165,7 +165,6 @@ def test_sweeps_that_share_a_journal_take_their_own_runs_from_it(tmp_path: Path)
         assert sweep(tmp_path, 3, "--resume", "--lr", lr) == expected[lr]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such lock")
 def test_of_two_sweeps_at_once_into_one_place_the_second_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), *options(tmp_path, "--n-seeds", "5000", "--jobs", "1")]
     first = subprocess.Popen(command)
