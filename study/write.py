@@ -4,11 +4,11 @@
 
 People write README.md and study/README.md; a number in their prose stands between anchors that a
 reader does not see, `<!--=PLACE @ FORMAT-->` before it and `<!--/-->` behind it, and is put there
-from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, `speed:NAME`,
-`movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT is Python's. A table goes between
-`<!--table TITLE-->` and `<!--/table-->`; one of chosen conditions has its rows in the first anchor,
-behind the first column's head, a line `LABEL: FAMILY/CONDITION` each, without FAMILY if it is that
-of the row above, and ends with `<!--/rows-->`.
+from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, `why:NAME` of
+the small setting there, `speed:NAME`, `movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT
+is Python's. A table goes between `<!--table TITLE-->` and `<!--/table-->`; one of chosen conditions
+has its rows in the first anchor, behind the first column's head, a line `LABEL: FAMILY/CONDITION`
+each, without FAMILY if it is that of the row above, and ends with `<!--/rows-->`.
 study/tables.md has every table, and is written whole.
 """
 
@@ -71,6 +71,8 @@ def quantity(place: str) -> Any:
             return (STUDY.parent / name).stat().st_size / 1000
         if source in ("speed", "movement"):
             return measured(source)[name]
+        if source == "why":
+            return mechanism_analysis.quantity(f"mechanism/{explanations.SMALL}:{name}")
     except (OSError, KeyError):
         raise InputError(f"{place}: there is no such quantity") from None
     is_mechanism = source.partition("/")[0] == "mechanism"
