@@ -56,6 +56,7 @@ MEASURES = {
     "information_share.layer1.after2": "share of a unit's entropy that tells the task, layer 1",
     "information_share_chance.layer1.after2": "the same for other partings of the digits",
 }
+DEPTHS = ("1 layer", "2 layers", "3 layers")
 LEAST_TASK_2 = (0.92, 0.93, 0.94, 0.945, 0.95)
 
 
@@ -171,6 +172,33 @@ def correlations_table() -> str:
     return markdown(columns, WITHIN)
 
 
+def depths_table() -> str:
+    """The two measures that should go with the gap, at each depth, from either start."""
+
+    def goes_with(measure: str) -> Column:
+        return Column(
+            "goes with the gap",
+            lambda name: estimate(correlation(cell(name)[DIFFERENCE], measure), 2),
+        )
+
+    def difference(head: str, measure: str) -> Column:
+        return Column(head, lambda name: summary_of(name, DIFFERENCE, measure, sign=True))
+
+    rank, moved = "rank.layer1.after1", "moved.layer1.task2"
+    columns = (
+        Column("cell", lambda name: name),
+        Column("forgetting, ReLU", lambda name: summary_of(name, "relu", "forgetting")),
+        Column("LWTA", lambda name: summary_of(name, "lwta", "forgetting")),
+        difference("ReLU minus LWTA", "forgetting"),
+        difference("effective rank of layer 1, ReLU minus LWTA", rank),
+        goes_with(rank),
+        difference("relative change of layer 1, ReLU minus LWTA", moved),
+        goes_with(moved),
+    )
+    names = [f"init scale {scale}, {depth}" for depth in DEPTHS for scale in (0.2, 1.0)]
+    return markdown(columns, [name for name in names if cell(name)[DIFFERENCE]])
+
+
 def networks_table() -> str:
     """What the networks that do not compete forget from the small start."""
     lwta = cell(SMALL)["lwta"]
@@ -212,6 +240,7 @@ def tables() -> dict[str, str]:
     return {
         "why: inside the networks": means_table(),
         "why: within the small cell": correlations_table(),
+        "why: at other depths": depths_table(),
         "why: one curve for both networks": markdown(curves, map(distance, CURVES)),
         "why: the frontier": markdown(best, frontier()),
         "why: networks that do not compete": networks_table(),
