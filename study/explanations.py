@@ -172,6 +172,33 @@ def correlations_table() -> str:
     return markdown(columns, WITHIN)
 
 
+def rows_table() -> str:
+    """What Task 2's output rows do that start at another scale than the rest of the network."""
+    rows = []
+    for base, scales in {SMALL: (0.2, 1.0), HE: (1.0, 0.2)}.items():
+        for scale in scales:
+            is_base = scale == scales[0]
+            name = base if is_base else f"{base}, Task 2's output rows at {scale}"
+            gaps = minus(cell(name)[DIFFERENCE], cell(base)[DIFFERENCE])
+            change = "" if is_base else estimate(summarise(values(gaps, "forgetting")))
+            rows.append({"scales": (scales[0], scale), "name": name, "change": change})
+    measures = [
+        *(("forgetting, ReLU", "relu", "forgetting"), ("LWTA", "lwta", "forgetting")),
+        ("ReLU minus LWTA", DIFFERENCE, "forgetting"),
+        *(("Task 2, ReLU", "relu", "task2"), ("LWTA", "lwta", "task2")),
+    ]
+    columns = (
+        Column("network from", lambda row: f"{row['scales'][0]}"),
+        Column("Task 2's output rows from", lambda row: f"{row['scales'][1]}"),
+        *(
+            Column(head, lambda row, of=of, m=m: summary_of(row["name"], of, m, of == DIFFERENCE))
+            for head, of, m in measures
+        ),
+        Column("change of ReLU minus LWTA", lambda row: row["change"]),
+    )
+    return markdown(columns, rows)
+
+
 def depths_table() -> str:
     """The two measures that should go with the gap, at each depth, from either start."""
 
@@ -240,6 +267,7 @@ def tables() -> dict[str, str]:
     return {
         "why: inside the networks": means_table(),
         "why: within the small cell": correlations_table(),
+        "why: Task 2's output rows": rows_table(),
         "why: at other depths": depths_table(),
         "why: one curve for both networks": markdown(curves, map(distance, CURVES)),
         "why: the frontier": markdown(best, frontier()),
