@@ -156,14 +156,14 @@ CLAIMS = (
     ),
     Claim(
         "LWTA's units tell the tasks apart, ReLU's fire for both",
-        "|a - b| / (a + b) of layer 1's units, active on the shares a and b of the tasks' images, "
-        "ReLU minus LWTA, 95 % interval",
+        "a layer 1 unit is active on a share of each task's images: difference of the two over "
+        "their sum, ReLU minus LWTA, 95 % interval",
         below(0),
         ends(f"{IN_FIGURES}:relu-lwta.selectivity_1", "+.3f"),
     ),
     Claim(
         "The same by another measure",
-        "|a - b|, ReLU minus LWTA, 95 % interval",
+        "the difference itself, ReLU minus LWTA, 95 % interval",
         below(0),
         ends(f"{IN_FIGURES}:relu-lwta.gap_1", "+.3f"),
     ),
