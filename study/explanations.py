@@ -303,25 +303,29 @@ def curves_figure() -> Figure:
 
 
 def frontier_figure() -> Figure:
-    """Task 2 accuracy against forgetting over all starts and learning rates, for each network."""
-    figure, axes = plt.subplots(figsize=(7, 4.8), layout="constrained")
-    for model, mark in zip(PAIR, "os", strict=True):
-        points = np.array(
-            [
-                (n["last_task"]["mean"], n["forgetting"]["mean"])
-                for n in (r.numbers[model] for r in analysis.analyse()["start-rate"].values())
-                if not n["failed"]
-            ]
-        )
-        axes.plot(*points.T, mark, color=colour(model), alpha=0.35, ms=5)
-        order = points[np.argsort(-points[:, 0])]
-        least = np.minimum.accumulate(order[:, 1])
-        axes.step(order[:, 0], least, where="post", color=colour(model), label=label(model))
-    axes.set(xlabel="Task 2 accuracy, mean of a cell", ylabel="forgetting", xlim=(0.9, None))
-    axes.set_yscale("log")
-    axes.grid(alpha=0.2)
-    axes.legend(title="the least that is reached")
-    figure.suptitle("Forgetting against Task 2 accuracy, a mark a start and learning rate")
+    """Accuracy against forgetting over all starts and learning rates, for each network."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained", sharey=True)
+    names = {"last_task": "Task 2 accuracy", "average_accuracy": "average accuracy on both tasks"}
+    for axes, (accuracy, name) in zip(panels, names.items(), strict=True):
+        for model, mark in zip(PAIR, "os", strict=True):
+            cells = [result.numbers[model] for result in analysis.analyse()["start-rate"].values()]
+            points = np.array(
+                [
+                    (cell[accuracy]["mean"], cell["forgetting"]["mean"])
+                    for cell in cells
+                    if not cell["failed"]
+                ]
+            )
+            axes.plot(*points.T, mark, color=colour(model), alpha=0.35, ms=5)
+            order = points[np.argsort(-points[:, 0])]
+            least = np.minimum.accumulate(order[:, 1])
+            axes.step(order[:, 0], least, where="post", color=colour(model), label=label(model))
+        axes.set(xlabel=f"{name}, mean of a cell", yscale="log")
+        axes.grid(alpha=0.2)
+    panels[0].set(ylabel="forgetting", xlim=(0.9, None))
+    panels[1].set(xlim=(0.7, None))
+    panels[1].legend(title="the least that is reached")
+    figure.suptitle("Forgetting against accuracy, a mark a start and learning rate")
     return figure
 
 
