@@ -375,7 +375,13 @@ FORGETTING = (
     summary("last task's accuracy, ReLU minus LWTA", "last_task"),
     summary("average accuracy, failed runs as guessing", "at_chance"),
 )
-PAGE = (*FORGETTING[:6], summary("Task 2, ReLU minus LWTA", "last_task"))
+PAGE = (
+    *FORGETTING[:6],
+    Column("Task 2, ReLU minus LWTA", lambda row: number(row["last_task"]["mean"], sign=True)),
+    Column(
+        "average accuracy, the same", lambda row: number(row["average_accuracy"]["mean"], sign=True)
+    ),
+)
 TESTED = (Column("p, adjusted", p_text), Column("verdict", verdict_text))
 CHANGES = (
     CONDITION,

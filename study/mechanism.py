@@ -269,6 +269,13 @@ CONDITIONS = {
             tested=False,
         ),
         # Small initial weights: see declared.md.
+        FollowedCondition(
+            "what the figures show, small start",
+            SMALL_START,
+            first_seed=4000,
+            besides=IN_FIGURES,
+            tested=False,
+        ),
         *(
             FollowedCondition(
                 f"init scale {scale}, {depth} {'layer' if depth == 1 else 'layers'}",
