@@ -141,7 +141,11 @@ class Config:
     permute: bool = option(
         False, "each task after the first sees the pixels in an order of its own"
     )
-    paired: bool = option(False, "every activation sees the same batches, not only the same images")
+    paired: bool = option(
+        False,
+        "every activation sees the same batches, not only the same images; with --target-loss "
+        "until a task ends sooner for one",
+    )
     evaluate_every: int = option(
         0, "also test after every N updates, 0 = after each epoch only", COUNT
     )

@@ -377,7 +377,7 @@ FORGETTING = (
 )
 PAGE = (
     *FORGETTING[:6],
-    Column("Task 2, ReLU minus LWTA", lambda row: number(row["last_task"]["mean"], sign=True)),
+    Column("last task, ReLU minus LWTA", lambda row: number(row["last_task"]["mean"], sign=True)),
     Column(
         "average accuracy, the same", lambda row: number(row["average_accuracy"]["mean"], sign=True)
     ),
@@ -401,6 +401,7 @@ ACCURACIES = (
     summary("first task learned", "learned", sign=False),
     summary("at the end", "kept", sign=False),
     summary("last task at the end", "last_task", sign=False),
+    summary("average accuracy", "average_accuracy", sign=False),
 )
 
 
@@ -446,10 +447,8 @@ def tables() -> dict[str, str]:
         if moved := [row for row in rows if "change" in row]:
             pages[f"{name}: change against another condition"] = markdown(CHANGES, moved)
         by_model = [r.row(model) for r in results for model in r.records]
-        is_paper = name.startswith("paper")
-        if is_paper or len(by_model) > len(PAIR) * len(results):
-            columns = PAPER if is_paper else ACCURACIES
-            pages[f"{name}: each activation"] = markdown(columns, by_model)
+        columns = PAPER if name.startswith("paper") else ACCURACIES
+        pages[f"{name}: each activation"] = markdown(columns, by_model)
         if name == "bridge":
             pages["bridge: what carries the gap"] = markdown(CARRIED, carried())
     return pages

@@ -58,6 +58,11 @@ def below(goal: float) -> Rule:
     return lambda low, high: above(-goal)(-high, -low)
 
 
+def is_band(*shares: float) -> str:
+    """The word for the claim that units of one task alone form a band, from shares of units."""
+    return "supported" if max(shares) > 0.05 else "not supported"
+
+
 def places(condition: str, *names: str) -> tuple[str, ...]:
     """The places of several quantities of a condition."""
     return tuple(f"{condition}:{name}" for name in names)
@@ -72,6 +77,7 @@ BOTH_FORGET = "relu.forgetting @ .3f", "lwta.forgetting @ .3f"
 JUDGED = "difference @ +.3f", "verdict", "p_adjusted @ .2g"
 PUBLISHED, TEN = "published/published", "repeats/ten seeds"
 IN_FIGURES, INSIDE = "mechanism/what the figures show", "mechanism/default"
+IN_SMALL, SMALL = f"{IN_FIGURES}, small start", "The same, from a small start"
 CLAIMS = (
     Claim(
         "At seed 0 ReLU forgets 0.072 and LWTA 0.022",
@@ -148,11 +154,18 @@ CLAIMS = (
         above(0),
         ends(f"{IN_FIGURES}:relu-lwta.change_spread", "+.3f"),
     ),
+    Claim(SMALL, "the same", above(0), ends(f"{IN_SMALL}:relu-lwta.change_spread", "+.3f")),
     Claim(
         "A band of LWTA's units fires almost only for one task",
-        "share of such units, layers 1 and 2",
-        lambda *shares: "supported" if max(shares) > 0.05 else "not supported",
+        "share of such units, layers 1 and 2; a band if above 5 %",
+        is_band,
         places(IN_FIGURES, "lwta.exclusive_1 @ .1%", "lwta.exclusive_2 @ .1%"),
+    ),
+    Claim(
+        SMALL,
+        "the same",
+        is_band,
+        places(IN_SMALL, "lwta.exclusive_1 @ .1%", "lwta.exclusive_2 @ .1%"),
     ),
     Claim(
         "LWTA's units tell the tasks apart, ReLU's fire for both",
@@ -166,6 +179,12 @@ CLAIMS = (
         "the difference itself, ReLU minus LWTA, 95 % interval",
         below(0),
         ends(f"{IN_FIGURES}:relu-lwta.gap_1", "+.3f"),
+    ),
+    *(
+        Claim(
+            SMALL, f"by the {which} measure", below(0), ends(f"{IN_SMALL}:relu-lwta.{name}", "+.3f")
+        )
+        for which, name in (("first", "selectivity_1"), ("other", "gap_1"))
     ),
     Claim(
         "Deeper LWTA layers are more segregated than the first",

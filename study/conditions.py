@@ -113,7 +113,7 @@ class Family:
     """A question and the conditions that answer it, over which p-values are adjusted.
 
     `pooled`: the conditions are of one kind, and their mean over each seed is tested too.
-    `exploratory`: it chooses what other seeds will test, and gives estimates without verdicts.
+    `exploratory`: it chooses what other seeds will test, or explains, without verdicts.
     `declared`: it is judged by the stricter rule of declared.md, when all its runs are there.
     `accuracy_too`: the difference in average accuracy is tested in the family as well.
     """
@@ -143,8 +143,7 @@ def ask(
     """A family with a condition for each point, labelled by its changes unless it has a label.
 
     Points and `common`, what all have in common, are fields of `Config` and of `Condition` alike;
-    `kind` are the other fields of `Family`. An exploratory family is on seeds of its own, so
-    that it chooses on others than the result's.
+    `kind` are the other fields of `Family`. An exploratory family is on seeds of its own.
     """
     if isinstance(points, dict):
         points = [{"label": label, **point} for label, point in points.items()]
@@ -457,7 +456,7 @@ FAMILIES = {
         "And if both networks train to a loss of 0.03?",
         {"to a loss of 0.03": {"target_loss": 0.03}},
         {"first_seed": 4000, **SMALL_START, "epochs": 100},
-        declared=True,
+        exploratory=True,
     ),
     "start-function": ask(
         "Do starts of the same function forget alike?",

@@ -25,6 +25,7 @@ from visualize_compete_to_compute import colour, save_figure
 
 Numbers = dict[str, Any]
 SMALL, HE = "init scale 0.2, 2 layers", "init scale 1.0, 2 layers"
+ROWS_AT = ", Task 2's output rows at "
 DIFFERENCE = "-".join(PAIR)
 CURVES = {  # what might hold both networks on one curve
     "logit_std": "standard deviation of the logits at the start",
@@ -43,6 +44,7 @@ MEASURES = {
     "forgetting": "forgetting",
     "task2": "Task 2 accuracy",
     "lost.at0.9": "lost when Task 2 is first at .90",
+    "rank.layer1.before": "effective rank of layer 1 before training",
     **WITHIN,
     "moved.layer3.task2": "relative change of the output layer in Task 2",
     "moved_rank.layer1.task1": "effective rank of what Task 1 changes in layer 1",
@@ -55,6 +57,8 @@ MEASURES = {
     "probe.lost": "lost by a linear probe",
     "information_share.layer1.after2": "share of a unit's entropy that tells the task, layer 1",
     "information_share_chance.layer1.after2": "the same for other partings of the digits",
+    "information_share.layer2.after2": "share of a unit's entropy that tells the task, layer 2",
+    "information_share_chance.layer2.after2": "the same for other partings of the digits, layer 2",
 }
 DEPTHS = ("1 layer", "2 layers", "3 layers")
 LEAST_TASK_2 = (0.92, 0.93, 0.94, 0.945, 0.95)
@@ -110,8 +114,9 @@ def distance(measure: str) -> Numbers:
     inside = (lwta_x >= x.min()) & (lwta_x <= x.max())
     expected = np.interp(np.log(lwta_x[inside]), np.log(x[order]), y[order])
     away = (lwta_y[inside] - expected).tolist()
-    mean, size = (float(np.mean(v)) if away else None for v in (away, np.abs(away)))
-    return {"label": CURVES[measure], "cells": len(away), "mean": mean, "size": size}
+    mean = float(np.mean(away)) if away else None
+    farthest = max(away, key=abs, default=None)
+    return {"label": CURVES[measure], "cells": len(away), "mean": mean, "farthest": farthest}
 
 
 def frontier() -> list[Numbers]:
@@ -149,9 +154,13 @@ def summary_of(name: str, of: str, measure: str, sign: bool = False) -> str:
 
 
 def means_table() -> str:
-    """Every measure in the small and in the He cell."""
+    """Every measure in the small and in the He cell, also with Task 2's output rows exchanged."""
     columns = [Column("measure", lambda row: MEASURES[row])]
-    for name, words in ((SMALL, "small"), (HE, "He")):
+    exchanged = (
+        (f"{SMALL}{ROWS_AT}1.0", "small, He rows"),
+        (f"{HE}{ROWS_AT}0.2", "He, small rows"),
+    )
+    for name, words in ((SMALL, "small"), (HE, "He"), *exchanged):
         for of, who in ((PAIR[0], "ReLU"), (PAIR[1], "LWTA"), (DIFFERENCE, "ReLU minus LWTA")):
             columns.append(
                 Column(
@@ -178,7 +187,7 @@ def rows_table() -> str:
     for base, scales in {SMALL: (0.2, 1.0), HE: (1.0, 0.2)}.items():
         for scale in scales:
             is_base = scale == scales[0]
-            name = base if is_base else f"{base}, Task 2's output rows at {scale}"
+            name = base if is_base else f"{base}{ROWS_AT}{scale}"
             gaps = minus(cell(name)[DIFFERENCE], cell(base)[DIFFERENCE])
             change = "" if is_base else estimate(summarise(values(gaps, "forgetting")))
             rows.append({"scales": (scales[0], scale), "name": name, "change": change})
@@ -262,7 +271,7 @@ def tables() -> dict[str, str]:
         Column("forgetting against", lambda row: row["label"]),
         Column("LWTA's cells within ReLU's range", lambda row: f"{row['cells']}"),
         Column("their mean distance from ReLU's curve", lambda row: number(row["mean"], sign=True)),
-        Column("mean size of it", lambda row: number(row["size"])),
+        Column("the farthest", lambda row: number(row["farthest"], sign=True)),
     )
     return {
         "why: inside the networks": means_table(),
