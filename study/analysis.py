@@ -367,7 +367,7 @@ CONDITION = Column("condition", lambda row: row["label"])
 FORGETTING = (
     CONDITION,
     Column("pairs", pairs_text),
-    Column("ReLU", lambda row: number(row["relu"]["forgetting"]["mean"])),
+    Column("ReLU forgets", lambda row: number(row["relu"]["forgetting"]["mean"])),
     Column("LWTA", lambda row: number(row["lwta"]["forgetting"]["mean"])),
     summary("ReLU minus LWTA, 95 % interval", "difference"),
     Column("LWTA over ReLU", ratio_text),
@@ -377,9 +377,12 @@ FORGETTING = (
 )
 PAGE = (
     *FORGETTING[:6],
-    Column("last task, ReLU minus LWTA", lambda row: number(row["last_task"]["mean"], sign=True)),
     Column(
-        "average accuracy, the same", lambda row: number(row["average_accuracy"]["mean"], sign=True)
+        "last task's accuracy, ReLU minus LWTA",
+        lambda row: number(row["last_task"]["mean"], sign=True),
+    ),
+    Column(
+        "average, ReLU minus LWTA", lambda row: number(row["average_accuracy"]["mean"], sign=True)
     ),
 )
 TESTED = (Column("p, adjusted", p_text), Column("verdict", verdict_text))
@@ -427,10 +430,18 @@ PAPER = (
 )
 
 
+def page_verdict(row: Numbers) -> str:
+    """The verdict in a table of the pages."""
+    if row["tested_in"] not in (None, row["family"]):
+        return "not tested alone"
+    is_weak = "forgets less" in (row.get("verdict") or "") and row["p_adjusted"] >= 0.01
+    return verdict_text(row) + (", weakly" if is_weak else "")
+
+
 def chosen_rows(head: str, rows: Sequence[tuple[str, str]]) -> str:
     """A table of some results in Markdown, each with a label of its own and its place."""
     numbers = [{**result_at(place).row(), "label": text} for text, place in rows]
-    columns = (Column(head, CONDITION.text), *PAGE[1:], TESTED[1])
+    columns = (Column(head, CONDITION.text), *PAGE[1:], Column("verdict", page_verdict))
     return markdown(
         columns if any(row.get("verdict") for row in numbers) else columns[:-1], numbers
     )
