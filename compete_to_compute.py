@@ -193,6 +193,9 @@ def check_config(config: Config, activations: Sequence[Activation]) -> None:
         config.hidden % config.k == 0 or all(a.name != "lwta" for a in activations),
         f"--hidden {config.hidden} cannot be cut into blocks of --k {config.k}; choose a multiple",
     )
+    for activation in activations:
+        if activation.name not in ACTIVATIONS:
+            check_activation(activation, config.hidden, config.k)
 
 
 def changes(config: Config) -> dict[str, Any]:
@@ -843,12 +846,8 @@ def train_model(
 
     final = start[0].copy()  # the weights of pixels that no image has are as they were
     final[used] = network.weights[0][:, :-1].T
-    checkpoints = [(now, accuracy) for now, accuracy in tests if now.is_checkpoint]
-    matrix = [accuracy for _, accuracy in checkpoints]
-    epochs = [now.epoch for now, _ in checkpoints[1:]]
-    reached = [now.target_reached for now, _ in checkpoints[1:]]
     return Run(
-        record=run_record(config, activation, seed, matrix, epochs, reached, failure, tasks),
+        record=run_record(config, activation, seed, tests, failure, tasks),
         schedule=[
             {
                 "model": activation.name,
@@ -884,9 +883,7 @@ def run_record(
     config: Config,
     activation: Activation,
     seed: int,
-    matrix: list[list[float]],
-    epochs: list[int],
-    reached: list[bool],
+    tests: Sequence[tuple[Moment, list[float]]],
     failure: str | None,
     tasks: Sequence[Task],
 ) -> dict[str, Any]:
@@ -895,6 +892,9 @@ def run_record(
     A run is untrained if right after training on a task its accuracy there is below halfway from
     chance to 1.
     """
+    checkpoints = [(now, accuracy) for now, accuracy in tests if now.is_checkpoint]
+    matrix = [accuracy for _, accuracy in checkpoints]
+    reached = [now.target_reached for now, _ in checkpoints[1:]]
     metrics: dict[str, float | None] = dict.fromkeys(METRICS)
     status = "diverged" if failure else "ok"
     if not failure:
@@ -910,7 +910,7 @@ def run_record(
         "seed": seed,
         "model": activation.name,
         "accuracy_matrix": matrix,
-        "epochs": epochs,
+        "epochs": [now.epoch for now, _ in checkpoints[1:]],
         "target_reached": reached if config.target_loss is not None else None,
         **metrics,
         "status": status,
@@ -1499,9 +1499,6 @@ def run_seeds(
     """
     activations = [as_activation(model, jobs) for model in models]
     check_config(config, activations)
-    for activation in activations:
-        if activation.name not in ACTIVATIONS:
-            check_activation(activation, config.hidden, config.k)
     names, numbers = [activation.name for activation in activations], list(seeds)
     require(len({*names}) == len(names), f"two models have one name: {', '.join(names)}")
     arguments = [(config, a, seed, data_dir) for seed in numbers for a in activations]
@@ -1951,9 +1948,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     activations = [find_activation(name) for name in dict.fromkeys(options.activations)]
     check_limits(options)
     check_config(config, activations)
-    for activation in activations:
-        if activation.name not in ACTIVATIONS:
-            check_activation(activation, config.hidden, config.k)
     require(options.seed + options.n_seeds <= 1 << 32, "--seed: seeds must be below 4294967296")
     require(
         os.path.realpath(options.out) != os.path.realpath(options.snapshots),

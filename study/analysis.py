@@ -30,7 +30,7 @@ from compete_to_compute import (
 )
 from study.conditions import FAMILIES, Condition, Rows, by_key, finished_runs
 from study.runs import CONDITIONS, PAIR, record_from
-from study.tables import MISSING, Column, estimate, markdown, number
+from study.tables import MISSING, Column, estimate, look_up, markdown, number
 
 Record = dict[str, Any]  # a row of `per_seed` in results.json
 Numbers = dict[str, Any]
@@ -269,16 +269,7 @@ def quantity(place: str) -> Any:
     """
     where, _, name = place.rpartition(":")
     result = result_at(where)
-    value: Any = {**result.row(), "records": result.records}
-    try:
-        for part in name.split("."):
-            if part in ("low", "high"):
-                value = value["ci95"][part == "high"]
-            else:
-                value = value[int(part) if part.isdecimal() else part]
-        return value["mean"] if isinstance(value, dict) else value
-    except (KeyError, IndexError, TypeError):
-        raise InputError(f"{place}: there is no such quantity") from None
+    return look_up({**result.row(), "records": result.records}, name, place)
 
 
 # --- The bridge -----------------------------------------------------------------------------------
@@ -339,11 +330,6 @@ def verdict_text(row: Numbers) -> str:
     return row.get("verdict") or MISSING if is_here else f"tested as part of `{row['tested_in']}`"
 
 
-def ratio_text(row: Numbers) -> str:
-    """LWTA's mean forgetting over ReLU's."""
-    return number(row["ratio"], 2)
-
-
 def trained_text(row: Numbers) -> str:
     """How many of an activation's runs trained, and how many missed the loss that ends a task."""
     text = f"{row['ok']} of {row['run']}"
@@ -370,7 +356,7 @@ FORGETTING = (
     Column("ReLU forgets", lambda row: number(row["relu"]["forgetting"]["mean"])),
     Column("LWTA", lambda row: number(row["lwta"]["forgetting"]["mean"])),
     summary("ReLU minus LWTA, 95 % interval", "difference"),
-    Column("LWTA over ReLU", ratio_text),
+    Column("LWTA over ReLU", lambda row: number(row["ratio"], 2)),
     Column("LWTA's wins", lambda row: f"{row['wins']}"),
     summary("last task's accuracy, ReLU minus LWTA", "last_task"),
     summary("average accuracy, failed runs as guessing", "at_chance"),

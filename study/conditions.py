@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 
 from compete_to_compute import (
-    ACTIVATIONS,
     Activation,
     Config,
     InputError,
@@ -37,7 +36,6 @@ from compete_to_compute import (
     blas,
     chance,
     changes,
-    check_activation,
     check_config,
     find_activation,
     initial_weights,
@@ -563,12 +561,8 @@ def own_families(file: Path) -> dict[str, Family]:
     try:
         families: dict[str, Family] = dict(runpy.run_path(str(file))["FAMILIES"])
         for condition in chain(*(family.conditions for family in families.values())):
-            activations = [find_activation(model) for model in condition.activations]
-            for activation in activations:
-                config = condition.config(activation.name)
-                check_config(config, activations)
-                if activation.name not in ACTIVATIONS:
-                    check_activation(activation, config.hidden, config.k)
+            for model in condition.activations:
+                check_config(condition.config(model), [find_activation(model)])
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's file does

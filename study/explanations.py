@@ -121,27 +121,27 @@ def distance(measure: str) -> Numbers:
 
 def frontier() -> list[Numbers]:
     """The least mean forgetting of each network at a least Task 2 accuracy, over start and rate."""
-    rows = []
-    for least in LEAST_TASK_2:
-        row: Numbers = {"label": f"Task 2 at least {least:.3f}".rstrip("0")}
-        for model in PAIR:
+    rows: list[Numbers] = [
+        {"label": f"Task 2 at least {least:.3f}".rstrip("0")} for least in LEAST_TASK_2
+    ]
+    rows.append({"label": "the highest average accuracy"})
+    for model in PAIR:
+        trained = trained_cells(model)
+        for row, least in zip(rows, LEAST_TASK_2, strict=False):
             reached = [
-                (result.numbers[model]["forgetting"]["mean"], name)
-                for name, result in analysis.analyse()["start-rate"].items()
-                if (result.numbers[model]["last_task"]["mean"] or 0) >= least
-                and not result.numbers[model]["failed"]
+                (cell["forgetting"]["mean"], name)
+                for name, cell in trained.items()
+                if cell["last_task"]["mean"] >= least
             ]
             row[model] = min(reached, default=(None, MISSING))
-        rows.append(row)
-    best = {
-        model: max(
-            (result.numbers[model]["average_accuracy"]["mean"] or 0, name)
-            for name, result in analysis.analyse()["start-rate"].items()
-            if not result.numbers[model]["failed"]
-        )
-        for model in PAIR
-    }
-    return [*rows, {"label": "the highest average accuracy", **best}]
+        rows[-1][model] = max((c["average_accuracy"]["mean"], n) for n, c in trained.items())
+    return rows
+
+
+def trained_cells(model: str) -> dict[str, Numbers]:
+    """A network's numbers in the cells of `start-rate` in which none of its runs failed."""
+    cells = {n: result.numbers[model] for n, result in analysis.analyse()["start-rate"].items()}
+    return {name: cell for name, cell in cells.items() if not cell["failed"]}
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -317,12 +317,10 @@ def frontier_figure() -> Figure:
     names = {"last_task": "Task 2 accuracy", "average_accuracy": "average accuracy on both tasks"}
     for axes, (accuracy, name) in zip(panels, names.items(), strict=True):
         for model, mark in zip(PAIR, "os", strict=True):
-            cells = [result.numbers[model] for result in analysis.analyse()["start-rate"].values()]
             points = np.array(
                 [
                     (cell[accuracy]["mean"], cell["forgetting"]["mean"])
-                    for cell in cells
-                    if not cell["failed"]
+                    for cell in trained_cells(model).values()
                 ]
             )
             axes.plot(*points.T, mark, color=colour(model), alpha=0.35, ms=5)

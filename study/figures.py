@@ -69,7 +69,8 @@ def start_line_figure() -> Figure:
     figure.suptitle(
         "Small initial weights make both networks forget, and below 0.7 ReLU more\n"
         f"lr 0.01, 20 epochs a task; lines: exploration, {told} pairs a point, 95 % intervals;\n"
-        "stars: confirmation; grey: a standard deviation of .01",
+        "stars: confirmation; grey: standard deviation .01, as in the authors' later library; "
+        "the paper's is not known",
         fontsize=10,
     )
     return figure

@@ -7,7 +7,7 @@ measured of. *Gates* are bool (units, images): which units an image makes active
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any
@@ -58,7 +58,7 @@ def gates_on_tests(network: MLP, tasks: Sequence[Task]) -> list[np.ndarray]:
 # --- Gates of a layer -----------------------------------------------------------------------------
 
 
-def activity(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+def activity(gates: np.ndarray) -> Numbers:
     """The share of units that are active, mean over images, and that no image activates."""
     rates = gates.mean(axis=1)
     return {"activity": float(rates.mean()), "dead": float(np.mean(rates == 0))}
@@ -317,16 +317,13 @@ def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
 
 # --- All of a run ---------------------------------------------------------------------------------
 
-OF_GATES = (activity, segregation, overlap)  # at each checkpoint
-OF_CHANGED_GATES = (changed_gates,)  # on Task 1's images, from after Task 1 to after Task 2
-OF_CHANGED_WEIGHTS = (untouched_weights,)  # without biases, from after Task 1 to after Task 2
 # On Task 1, at each checkpoint.
 OF_NETWORK = {"probe": probe_accuracy, "five_shot": five_shot_accuracy}
 
 
-def measured(measures: Sequence[Callable[..., Numbers]], *values: Any) -> Numbers:
-    """All numbers that some measures give of the same values."""
-    return {name: number for measure in measures for name, number in measure(*values).items()}
+def measured_gates(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+    """All numbers of a layer's gates, (units, images), on images of these digits."""
+    return activity(gates) | segregation(gates, digits) | overlap(gates, digits)
 
 
 def measure_run(tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -342,12 +339,12 @@ def measure_run(tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]) -> dic
     weights = zip(before.network.weights[:-1], after.network.weights[:-1], strict=True)
     return {
         "start": start_measures(start.network, tasks[0]),
-        "layers": [[measured(OF_GATES, layer, digits) for layer in c.gates] for c in checkpoints],
+        "layers": [[measured_gates(layer, digits) for layer in c.gates] for c in checkpoints],
         "directions": [directions(c.network, tasks[0]) for c in checkpoints],
         "moved": moved,
         "heads": exchanged_heads(before.network, after.network, tasks[0]),
-        "changed": [measured(OF_CHANGED_GATES, a[:, first], b[:, first]) for a, b in gates],
-        "weights": [measured(OF_CHANGED_WEIGHTS, a[:, :-1], b[:, :-1]) for a, b in weights],
+        "changed": [changed_gates(a[:, first], b[:, first]) for a, b in gates],
+        "weights": [untouched_weights(a[:, :-1], b[:, :-1]) for a, b in weights],
         **{
             name: {
                 moment: measure(checkpoint.network, tasks[0])

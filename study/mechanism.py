@@ -83,8 +83,8 @@ def random_winner(z: np.ndarray, gate: np.ndarray, k: int, rng: np.random.Genera
 class Network(MLP):
     """A network whose winners may be kept: each image has the same ones from then on.
 
-    As sparse as LWTA, but nothing competes any more: `chooser`, a copy of the network at the moment
-    of `keep_winners`, goes on choosing, and nothing that is learned later changes its choice.
+    As sparse as LWTA, but nothing competes any more: `chooser`, a copy of the network at one
+    moment, goes on choosing, and nothing that is learned later changes its choice.
     """
 
     chooser: Network | None = None
@@ -95,10 +95,6 @@ class Network(MLP):
         twin.parameters[:] = self.parameters
         twin.chooser = self.chooser
         return twin
-
-    def keep_winners(self) -> None:
-        """Keep the winners that the parameters have now."""
-        self.chooser = self.copy()
 
     def forward(self, inputs: np.ndarray, classes: np.ndarray, drop: Any = None) -> np.ndarray:
         """Logits (classes, n) of inputs (n, pixels + 1); kept winners know no dropout."""
@@ -155,7 +151,7 @@ def choose_winners(training: Training, now: Moment, how: str) -> None:
             function = partial(random_winner, rng=rng)
             network.activation = replace(network.activation, function=function)
         else:
-            network.keep_winners()
+            network.chooser = network.copy()
 
 
 def shift_biases(training: Training, now: Moment, goal: str) -> None:
@@ -363,11 +359,8 @@ def follow(training: Training, intervention: dict[str, Any]) -> tuple[dict[str, 
         inside |= measure_run(tasks, checkpoints)
     except Diverged as error:
         failure = str(error)
-    matrix = [accuracy for _, accuracy in tests]
-    epochs = [moment.epoch for moment, _ in tests[1:]]
-    reached = [moment.target_reached for moment, _ in tests[1:]]
-    of_run = (config, network.activation, training.seed, matrix, epochs, reached, failure, tasks)
-    return run_record(*of_run), inside
+    record = run_record(config, network.activation, training.seed, tests, failure, tasks)
+    return record, inside
 
 
 def is_followed(update: int) -> bool:

@@ -24,13 +24,13 @@ from functools import cache
 from itertools import combinations, pairwise
 from typing import Any
 
-from compete_to_compute import InputError, adjust, aggregate, chance, summarise, verdict
+from compete_to_compute import adjust, aggregate, chance, summarise, verdict
 from study.analysis import CONDITION, p_text, summary
 from study.conditions import by_key, finished_runs
 from study.measures import OF_NETWORK
 from study.mechanism import CONDITIONS, MODELS, FollowedCondition
 from study.runs import MECHANISM, PAIR, record_from
-from study.tables import Column, markdown
+from study.tables import Column, look_up, markdown
 
 Numbers = dict[str, Any]
 BySeed = dict[int, dict[str, float]]  # each seed's measures
@@ -176,17 +176,7 @@ def quantity(place: str) -> Any:
     there is nothing.
     """
     where, _, name = place.rpartition(":")
-    try:
-        value: Any = analyse()[where.partition("/")[2]]
-        while name:
-            if value.get("ci95"):
-                value = value | dict(zip(("low", "high"), value["ci95"], strict=True))
-            # The longest that fits, as keys have dots of their own.
-            key = max((k for k in value if f"{name}.".startswith(f"{k}.")), key=len)
-            value, name = value[key], name[len(key) + 1 :]
-        return value["mean"] if isinstance(value, dict) else value
-    except (AttributeError, KeyError, ValueError):
-        raise InputError(f"{place}: there is no such quantity") from None
+    return look_up(analyse().get(where.partition("/")[2]), name, place)
 
 
 # --- Tables ---------------------------------------------------------------------------------------

@@ -6,7 +6,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compete_to_compute import InputError
+
 MISSING = "-"  # a cell without a number
+
+
+def look_up(value: Any, name: str, place: str) -> Any:
+    """The number or word that a dotted name leads to; of a summary low, high, or else its mean.
+
+    Raises `InputError`, which names the place, where there is nothing.
+    """
+    try:
+        while name:
+            if isinstance(value, list):
+                value = dict(enumerate(value))
+            if value.get("ci95"):
+                value = value | dict(zip(("low", "high"), value["ci95"], strict=True))
+            # The longest that fits, as keys have dots of their own.
+            key = max(
+                (k for k in value if f"{name}.".startswith(f"{k}.")), key=lambda k: len(f"{k}")
+            )
+            value, name = value[key], name[len(f"{key}") + 1 :]
+        return value["mean"] if isinstance(value, dict) else value
+    except (AttributeError, KeyError, ValueError):
+        raise InputError(f"{place}: there is no such quantity") from None
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def test_a_run_that_dies_or_diverges_is_a_row_too() -> None:
 
 
 def layer_measures(gates: np.ndarray) -> dict[str, float]:
-    return measures.measured(measures.OF_GATES, gates, DIGITS)
+    return measures.measured_gates(gates, DIGITS)
 
 
 def test_a_layer_s_measures_on_worked_examples() -> None:
