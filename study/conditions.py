@@ -62,7 +62,6 @@ from study.runs import (
 Row = dict[str, Any]  # of the table of runs
 Rows = dict[tuple[Any, ...], list[Row]]  # by what they depend on, the kernel apart
 Changes = dict[str, Any]  # of `Config` fields
-Intervention = dict[str, Any] | None  # what the configuration does not say
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ class Condition:
 
     `changes` are `Config` fields of every activation, `of_model` those of one. `against` is the
     label of the condition in the same family that this one is compared with, seed by seed. With
-    `kernel` only runs of that BLAS kernel count. `layer_scales` are factors on the initial weights
-    of each layer, output layer included: the study hands in such weights, there is no option.
+    `kernel` only runs of that BLAS kernel count. `besides` is what no configuration can say; here
+    "layer_scales", factors on the initial weights of each layer, output layer included.
     """
 
     label: str
@@ -83,7 +82,7 @@ class Condition:
     first_seed: int = 0
     against: str | None = None
     kernel: str | None = None
-    layer_scales: tuple[float, ...] | None = None
+    besides: dict[str, Any] = field(default_factory=dict)
 
     def config(self, model: str) -> Config:
         """The configuration of one activation."""
@@ -94,16 +93,19 @@ class Condition:
         """The seeds planned."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
-    @property
-    def intervention(self) -> Intervention:
-        """What the configuration does not say, as the table has it."""
-        return {"layer_scales": list(self.layer_scales)} if self.layer_scales else None
+    def identity(self, model: str) -> Row:
+        """What all rows of one activation have in common."""
+        return {
+            "changes": changes(self.config(model)),
+            "intervention": self.besides or None,
+            "model": model,
+            "source": source_hash(find_activation(model).function),
+        }
 
     def keys(self, model: str) -> dict[int, tuple[Any, ...]]:
         """What the planned runs of one activation depend on, the kernel apart, by seed."""
-        row = {"changes": changes(self.config(model)), "intervention": self.intervention}
-        row |= {"source": source_hash(find_activation(model).function), "kernel": None}
-        return {seed: key({**row, "model": model, "seed": seed})[:-1] for seed in self.all_seeds}
+        row = {**self.identity(model), "kernel": None}
+        return {seed: key({**row, "seed": seed})[:-1] for seed in self.all_seeds}
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,7 @@ FAMILIES = {
         "Which layers' small start is it?",
         {
             f"small: layer {' and '.join(small)}": {
-                "layer_scales": tuple(0.2 if layer in small else 1.0 for layer in "123")
+                "besides": {"layer_scales": [0.2 if layer in small else 1.0 for layer in "123"]}
             }
             for small in ("1", "2", "3", "12", "13", "23")
         },
@@ -459,8 +461,8 @@ FAMILIES = {
     "start-function": ask(
         "Do starts of the same function forget alike?",
         {
-            f"layers at {', '.join(map(str, scales))}": {"layer_scales": scales}
-            for scales in ((0.04, 0.2, 1.0), (0.2, 0.2, 0.2), (1.0, 0.2, 0.04))
+            f"layers at {', '.join(map(str, scales))}": {"besides": {"layer_scales": scales}}
+            for scales in ([0.04, 0.2, 1.0], [0.2, 0.2, 0.2], [1.0, 0.2, 0.04])
         },
         {"first_seed": 4000, **SMALL_START, "init_scale": 1.0},
         exploratory=True,
@@ -518,19 +520,15 @@ def missing_runs(
 
 
 def train_planned(
-    config: Config,
-    activation: Activation,
-    seed: int,
-    data_dir: str | None,
-    intervention: Intervention,
-) -> tuple[Config, Intervention, Run]:
+    identity: Row, config: Config, activation: Activation, seed: int, data_dir: str | None
+) -> tuple[Row, Run]:
     """Train one run in any process, and say what was trained."""
+    scales = (identity["intervention"] or {}).get("layer_scales", ())
     start = [
         initial_weights(replace(config, init_scale=scale), seed)[layer]
-        for layer, scale in enumerate(intervention["layer_scales"] if intervention else ())
+        for layer, scale in enumerate(scales)
     ]
-    run = train_run(config, activation, seed, data_dir, start or None)
-    return config, intervention, run
+    return identity, train_run(config, activation, seed, data_dir, start or None)
 
 
 def train(
@@ -538,7 +536,7 @@ def train(
 ) -> None:
     """Train these runs; each is in the table as soon as it ends."""
     arguments = [
-        (c.config(model), find_activation(model), seed, options.data_dir, c.intervention)
+        (c.identity(model), c.config(model), find_activation(model), seed, options.data_dir)
         for c, model, seed in missing
     ]
     if client:
@@ -549,8 +547,8 @@ def train(
         cloudpickle.register_pickle_by_value(sys.modules[__package__])
     function = (lambda *values: train_planned(*values)) if client else train_planned
     runs = side_by_side(function, arguments, options.jobs or available_cores(), client)
-    for config, intervention, run in with_progress(runs, len(missing)):
-        table.append(make_row(config, run.record, run.seconds, intervention))
+    for identity, run in with_progress(runs, len(missing)):
+        table.append(make_row(identity, run.record, run.seconds))
 
 
 def own_families(file: Path) -> dict[str, Family]:

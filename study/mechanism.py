@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -60,7 +60,7 @@ from study.conditions import (
     finished_runs,
 )
 from study.measures import Checkpoint, gates_on_tests, measure_run
-from study.runs import MECHANISM, PAIR, RECORDED, check_study, key, study_parser
+from study.runs import MECHANISM, PAIR, check_study, make_row, study_parser
 from visualize_compete_to_compute import field_spread, segregation
 
 # --- Networks that have a part of what competition has --------------------------------------------
@@ -211,7 +211,6 @@ class FollowedCondition(Condition):
     `tested` in this study's family; else it gives intervals to explanations, see declared.md.
     """
 
-    besides: dict[str, Any] = field(default_factory=dict)
     tested: bool = True
     first_seed: int = 500
 
@@ -223,10 +222,6 @@ class FollowedCondition(Condition):
             "model": model,
             "source": source_hash(MODELS[model].function),
         }
-
-    def keys(self, model: str) -> dict[int, tuple[Any, ...]]:
-        row = {**self.identity(model), "kernel": None}
-        return {seed: key({**row, "seed": seed})[:-1] for seed in self.all_seeds}
 
 
 NO_MOMENTUM, HIGH, EDGE = (
@@ -325,12 +320,7 @@ def train_followed(
         training = Training(network, tasks, config, seed)
         record, inside = follow(training, identity["intervention"] or {})
         seconds = time.perf_counter() - began
-    return {
-        **identity,
-        **{"kernel": record["blas_kernel"], "seconds": seconds},
-        **{name: record[name] for name in RECORDED},
-        **inside,
-    }
+    return {**make_row(identity, record, seconds), **inside}
 
 
 def follow(training: Training, intervention: dict[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -31,18 +31,14 @@ from compete_to_compute import (
     METRICS,
     MNIST_SHA256,
     SCHEMA,
-    Config,
     InputError,
     OneLineParser,
     Stopped,
-    changes,
     check_writable,
     dask_client,
-    find_activation,
     flag,
     load_mnist,
     sequential_metrics,
-    source_hash,
     without_nan,
 )
 
@@ -183,20 +179,11 @@ MECHANISM = GzipTable(RESULTS / "mechanism.jsonl.gz")
 
 
 def make_row(
-    config: Config,
-    record: dict[str, Any],
-    seconds: float | None,
-    intervention: dict[str, Any] | None = None,
+    identity: dict[str, Any], record: dict[str, Any], seconds: float | None
 ) -> dict[str, Any]:
-    """The row of a run, from its configuration and its record, a row of `per_seed`."""
-    return {
-        "changes": changes(config),
-        "source": source_hash(find_activation(record["model"]).function),
-        "intervention": intervention,
-        "kernel": record["blas_kernel"],
-        "seconds": seconds,
-        **{name: record[name] for name in RECORDED},
-    }
+    """The row of a run, from its condition's `identity` and its record, a row of `per_seed`."""
+    own = {name: record[name] for name in RECORDED}
+    return {**identity, **own, "kernel": record["blas_kernel"], "seconds": seconds}
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:

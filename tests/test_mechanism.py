@@ -23,7 +23,7 @@ from compete_to_compute import (
 from study import explanations, measures, mechanism, mechanism_figures
 from study import mechanism_analysis as analysis
 from study.mechanism import FollowedCondition, Network
-from study.runs import PAIR, GzipTable
+from study.runs import PAIR, GzipTable, key
 
 SMALL = {"hidden": 40, "train_per_class": 60, "test_per_task": 150, "epochs": 5}
 DIGITS = np.arange(600) % 10
@@ -242,7 +242,7 @@ def test_a_stopped_study_goes_on_and_what_is_there_makes_numbers(
     before = table.read()
     assert mechanism.main(["--n-seeds", "2", "--jobs", "1"]) == 0
     assert table.read()[:3] == before
-    assert len({str(mechanism.key(row)) for row in table.read()}) == len(table.read()) == 14
+    assert len({str(key(row)) for row in table.read()}) == len(table.read()) == 14
     assert {"weight_spread", "change_spread", "selectivity_2"} <= table.read()[-1]["seen"].keys()
 
     moved = analysis.analyse()["ramp"]["change-relu-lwta"]["forgetting"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import compete_to_compute as core
-from compete_to_compute import ACTIVATIONS, Config, InputError
+from compete_to_compute import ACTIVATIONS, InputError
 from study import analysis, conditions, figures, rule, runs
 from study.analysis import Result, quantity
 from study.conditions import FAMILIES, Condition, Family
@@ -27,7 +27,9 @@ def row(seed: int, model: str = "relu", kept: float = 0.8, **rest: Any) -> dict[
     """A made-up row of a table; `rest` are other parts of its record."""
     record = {"seed": seed, "model": model, "status": "ok", "failure": None, "epochs": [5, 5]}
     record |= {"accuracy_matrix": [[0.1, 0.2], [0.9, 0.1], [kept, 0.7]], "target_reached": None}
-    return runs.make_row(Config(paired=True), {**record, "blas_kernel": "Haswell", **rest}, 1.5)
+    return runs.make_row(
+        Condition("").identity(model), {**record, "blas_kernel": "Haswell", **rest}, 1.5
+    )
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_a_study_goes_on_where_it_was_and_trains_an_edited_activation_anew(
     study_of: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, blocks = Condition("first", TINY, seeds=3), Condition("k", TINY, {"lwta": {"k": 4}})
-    layers = Condition("layers", TINY, seeds=1, layer_scales=(1.0, 0.5, 1.0))
+    layers = Condition("layers", TINY, seeds=1, besides={"layer_scales": [1.0, 0.5, 1.0]})
     table = study_of(tiny=Family("?", (first, replace(blocks, seeds=2), layers)))
     conditions.main(["--n-seeds", "1", "--jobs", "1"])
     assert "tiny: 6 of 12 runs" in capsys.readouterr().out
