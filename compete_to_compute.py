@@ -1844,7 +1844,8 @@ Then python3 visualize_compete_to_compute.py draws what --snapshots holds.
 """
 
 
-# What --preset names. The paper does not tell its initial weights, learning rate and momentum.
+# What --preset names. The paper does not tell its learning rate, momentum and initial weights; from
+# these ours err as it says, see study/README.md.
 PRESETS = {
     "paper": {
         "head": "frozen",
@@ -1856,7 +1857,7 @@ PRESETS = {
         "batch": 100,
         "lr": 0.01,
         "weight_decay": 0.0,
-        "init_scale": 0.2,
+        "init_scale": 0.3,
         "paired": True,
     }
 }

@@ -246,7 +246,7 @@ def paper_figure() -> Figure:
         axes.set_xlabel("learning rate, and momentum below it")
     results = list(analyse()["paper-start"].values())
     ticks = ["{init_scale}\n{depth}".format(**r.condition.changes) for r in results]
-    draw_errors(panels[2], results, ticks)
+    draw_errors(panels[2], results, ticks, line="")
     panels[2].set_title("rate 0.01, momentum 0.9", fontsize=10)
     panels[2].set_xlabel("initial scale, layers below it")
     panels[0].set_ylabel("Task 1 test error after Task 2, %")
@@ -263,8 +263,10 @@ def paper_figure() -> Figure:
     return figure
 
 
-def draw_errors(axes: Axes, results: Sequence[Result], ticks: Sequence[str]) -> None:
-    """The activations' errors at some settings beside the paper's."""
+def draw_errors(
+    axes: Axes, results: Sequence[Result], ticks: Sequence[str], line: str = "-"
+) -> None:
+    """The activations' errors at some settings, joined by a line, beside the paper's."""
     for number, model in enumerate(ALL_THREE):
         mean, std = PAPER_ERRORS[model][1]
         look = {"color": colour(model)}
@@ -274,9 +276,11 @@ def draw_errors(axes: Axes, results: Sequence[Result], ticks: Sequence[str]) -> 
         errors = np.array([n["error_kept"]["mean"] for n in numbers], float)
         spreads = [n["error_kept"]["std"] or 0 for n in numbers]
         places = np.arange(len(numbers)) + 0.12 * (number - 1)  # clear of each other
-        axes.errorbar(places, errors, spreads, marker="o", capsize=3, label=label(model), **look)
+        axes.errorbar(
+            places, errors, spreads, fmt=f"o{line}", label=label(model), **look, capsize=3
+        )
         failing = places[[n["failed"] > 0 for n in numbers]]
-        axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, **look)
+        axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, color=colour(model))
     axes.set_xticks(range(len(ticks)), ticks)
     axes.set_xlim(-0.5, len(ticks) - 0.5)
     axes.grid(alpha=0.2)
