@@ -308,6 +308,21 @@ def carried() -> list[Numbers]:
     return rows
 
 
+# --- The paper ------------------------------------------------------------------------------------
+
+
+def distance_from_paper(numbers: Numbers) -> float | None:
+    """How far a cell's two errors are from the paper's, by declared.md; None if it is no candidate.
+
+    The sum of the squared distances on Task 1 after Task 2, in the paper's standard deviations.
+    """
+    failed, missed = (sum(numbers[model][name] for model in PAIR) for name in ("failed", "missed"))
+    if numbers["difference"]["n"] < 3 or failed or missed > 1:
+        return None
+    errors = ((numbers[model]["error_kept"]["mean"], *PAPER_ERRORS[model][1]) for model in PAIR)
+    return sum(((ours - theirs) / std) ** 2 for ours, theirs, std in errors)
+
+
 # --- Tables ---------------------------------------------------------------------------------------
 
 
@@ -409,6 +424,7 @@ CARRIED = (
     summary("adds to the gap where the others are small already", "back"),
     Column("by the declared rule", lambda row: row["word"]),
 )
+DISTANCE = Column("distance from the paper", lambda row: number(distance_from_paper(row), 2))
 PAPER = (
     *ACTIVATION,
     *paper_columns("Task 1 error after Task 1, %", "error_learned", 0),
@@ -440,6 +456,8 @@ def tables() -> dict[str, str]:
         results = analyse()[name].values()
         rows = [r.row() for r in results if not r.condition.config("relu").joint]
         columns = FORGETTING if family.exploratory else (*FORGETTING, *TESTED)
+        if name == "paper-grid":
+            columns = (*columns, DISTANCE)
         pages[f"{name}: {family.question}"] = markdown(columns, rows)
         if moved := [row for row in rows if "change" in row]:
             pages[f"{name}: change against another condition"] = markdown(CHANGES, moved)

@@ -313,3 +313,19 @@ def test_the_declared_rule(how: dict[str, Any], word: str) -> None:
     result.records["lwta"].popitem()
     analysis.judge_declared([result])
     assert result.numbers["verdict"] is None, "a run of the family is not there yet"
+
+
+@pytest.mark.parametrize(
+    ("how", "distance"),
+    [({}, 1 + 4), ({"missed": 1}, 5), ({"missed": 2}, None), ({"failed": 1}, None)],
+)
+def test_the_declared_distance_from_the_paper(how: dict[str, int], distance: float | None) -> None:
+    errors = {"relu": 16.63 + 6.07, "lwta": 6.12 - 2 * 3.39}
+    numbers: dict[str, Any] = {
+        model: {"failed": 0, "missed": 0, "error_kept": {"mean": error}}
+        for model, error in errors.items()
+    }
+    numbers["relu"] |= how
+    numbers["difference"] = {"n": 3}
+    assert analysis.distance_from_paper(numbers) == pytest.approx(distance)
+    assert analysis.distance_from_paper({**numbers, "difference": {"n": 2}}) is None
