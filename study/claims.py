@@ -239,7 +239,7 @@ def claims_table(quantity: Callable[[str], Any]) -> str:
         return (" to " if is_interval else ", ").join(map(format, values[claim], formats))
 
     columns = (
-        Column("the source says", lambda claim: claim.text),
+        Column("claim", lambda claim: claim.text),
         Column("measured", lambda claim: claim.what),
         Column("found", found),
         Column("verdict", lambda claim: claim.rule(*values[claim])),
