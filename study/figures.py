@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -244,7 +245,9 @@ def paper_figure() -> Figure:
         draw_errors(axes, results, ticks)
         axes.set_title(f"usual weights, {depth} hidden layers", fontsize=10)
         axes.set_xlabel("learning rate, and momentum below it")
-    results = list(analyse()["paper-start"].values())
+    first, *others = analyse()["paper-start"].values()
+    sigmoid = analyse()["paper-sigmoid"][first.condition.label].numbers["sigmoid"]
+    results = [replace(first, numbers={**first.numbers, "sigmoid": sigmoid}), *others]
     ticks = ["{init_scale}\n{depth}".format(**r.condition.changes) for r in results]
     draw_errors(panels[2], results, ticks, line="")
     panels[2].set_title("rate 0.01, momentum 0.9", fontsize=10)
