@@ -340,9 +340,11 @@ def p_text(row: Numbers) -> str:
 
 
 def verdict_text(row: Numbers) -> str:
-    """The verdict; for a reference, where it is tested."""
-    is_here = row["tested_in"] in (None, row["family"])
-    return row.get("verdict") or MISSING if is_here else f"tested as part of `{row['tested_in']}`"
+    """The verdict, and whether its evidence is weak; for a reference, where it is tested."""
+    if row["tested_in"] not in (None, row["family"]):
+        return f"not tested alone, part of `{row['tested_in']}`"
+    words = row.get("verdict") or MISSING
+    return f"{words}, weakly" if "forgets less" in words and row["p_adjusted"] >= 0.01 else words
 
 
 def trained_text(row: Numbers) -> str:
@@ -432,18 +434,10 @@ PAPER = (
 )
 
 
-def page_verdict(row: Numbers) -> str:
-    """The verdict in a table of the pages."""
-    if row["tested_in"] not in (None, row["family"]):
-        return "not tested alone"
-    is_weak = "forgets less" in (row.get("verdict") or "") and row["p_adjusted"] >= 0.01
-    return verdict_text(row) + (", weakly" if is_weak else "")
-
-
 def chosen_rows(head: str, rows: Sequence[tuple[str, str]]) -> str:
     """A table of some results in Markdown, each with a label of its own and its place."""
     numbers = [{**result_at(place).row(), "label": text} for text, place in rows]
-    columns = (Column(head, CONDITION.text), *PAGE[1:], Column("verdict", page_verdict))
+    columns = (Column(head, CONDITION.text), *PAGE[1:], TESTED[1])
     return markdown(
         columns if any(row.get("verdict") for row in numbers) else columns[:-1], numbers
     )

@@ -246,6 +246,7 @@ def paper_figure() -> Figure:
         axes.set_title(f"usual weights, {depth} hidden layers", fontsize=10)
         axes.set_xlabel("learning rate, and momentum below it")
     first, *others = analyse()["paper-start"].values()
+    # The same condition; sigmoid is in a family of its own, as it is not tested.
     sigmoid = analyse()["paper-sigmoid"][first.condition.label].numbers["sigmoid"]
     results = [replace(first, numbers={**first.numbers, "sigmoid": sigmoid}), *others]
     ticks = ["{init_scale}\n{depth}".format(**r.condition.changes) for r in results]

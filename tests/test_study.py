@@ -153,7 +153,7 @@ def test_a_pair_of_runs_is_tested_in_the_first_family_that_declares_it(study_of:
     study_of(explored=explored, first=Family("?", everything), later=Family("?", later))
     results = [result for family in analysis.analyse().values() for result in family.values()]
     assert [result.tested_in for result in results] == [None, "first", "first", "later"]
-    assert "tested as part of `first`" in analysis.tables()["later: ?"]
+    assert "not tested alone, part of `first`" in analysis.tables()["later: ?"]
 
 
 def test_exploration_shares_no_pair_of_runs_with_what_is_tested() -> None:
