@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -233,61 +232,87 @@ def summary_figure(places: Collection[str]) -> Figure:
 
 def paper_figure() -> Figure:
     """Task 1's test error after Task 2 under the paper's protocol, from usual and small weights."""
-    figure, panels = plt.subplots(
-        1, 3, figsize=(10, 4.8), layout="constrained", sharey=True, width_ratios=(6, 6, 4)
-    )
-    for axes, depth in zip(panels, (2, 3), strict=False):
-        results = [r for r in analyse()["paper"].values() if r.condition.changes["depth"] == depth]
+    figure, grid = plt.subplots(2, 4, figsize=(12, 7), layout="constrained", sharey=True)
+    for depth, (usual, *small) in zip((2, 3), grid, strict=True):
+        results = paper_results("paper", depth=depth)
         results.sort(
             key=lambda r: r.condition.changes["lr"] / (1 - r.condition.changes["momentum"])
         )
         ticks = ["{lr}\n{momentum}".format(**r.condition.changes) for r in results]
-        draw_errors(axes, results, ticks)
-        axes.set_title(f"usual weights, {depth} hidden layers", fontsize=10)
-        axes.set_xlabel("learning rate, and momentum below it")
-    first, *others = analyse()["paper-start"].values()
-    # The same condition; sigmoid is in a family of its own, as it is not tested.
-    sigmoid = analyse()["paper-sigmoid"][first.condition.label].numbers["sigmoid"]
-    results = [replace(first, numbers={**first.numbers, "sigmoid": sigmoid}), *others]
-    ticks = ["{init_scale}\n{depth}".format(**r.condition.changes) for r in results]
-    draw_errors(panels[2], results, ticks, line="")
-    panels[2].set_title("rate 0.01, momentum 0.9", fontsize=10)
-    panels[2].set_xlabel("initial scale, layers below it")
-    panels[0].set_ylabel("Task 1 test error after Task 2, %")
-    panels[0].set(yscale="log", ylim=(1, 130))
-    panels[0].set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])
+        draw_errors(usual, results, range(len(results)))
+        usual.set_xticks(range(len(results)), ticks, fontsize=8)
+        usual.set_title(f"{depth} hidden layers, usual weights", fontsize=10)
+        for axes, lr in zip(small, (0.003, 0.01, 0.03), strict=True):
+            cells = paper_results("paper-grid", depth=depth, lr=lr)
+            scales = [r.condition.changes["init_scale"] for r in cells]
+            draw_errors(axes, cells, range(len(cells)))
+            for family, models in (("paper-start", PAIR), ("paper-sigmoid", ["sigmoid"])):
+                fresh = paper_results(family, depth=depth, lr=lr)
+                places = [scales.index(r.condition.changes["init_scale"]) for r in fresh]
+                draw_errors(axes, fresh, places, models, "*")
+            axes.set_xticks(range(len(scales)), scales, fontsize=8)
+            axes.set_title(f"{depth} hidden layers, rate {lr}", fontsize=10)
+    for axes in grid.flat:
+        for model in ALL_THREE:
+            mean, std = PAPER_ERRORS[model][1]
+            look = {"color": colour(model), "zorder": 0}
+            axes.axhspan(mean - std, mean + std, alpha=0.12, linewidth=0, **look)
+            axes.axhline(mean, linestyle=":", label=f"the paper's {label(model)}", **look)
+        axes.margins(x=0.08)
+        axes.grid(alpha=0.2)
+    grid[1, 0].set_xlabel("learning rate, and momentum below it")
+    for axes in grid[1, 1:]:
+        axes.set_xlabel("scale of the initial weights")
+    figure.supylabel("Task 1 test error after Task 2, %", fontsize=10)
+    grid[0, 0].set(yscale="log", ylim=(1, 130))
+    grid[0, 0].set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8
+        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8
     )
     figure.suptitle(
-        "The paper's protocol: mean and standard deviation of the runs that trained;\n"
-        "crosses: settings at which runs fail; bands: the paper's own errors",
+        "The paper's protocol: mean and standard deviation of the runs that trained; crosses: runs "
+        "fail; bands: the paper's own errors.\nCircles: exploration, from small weights up to 3 "
+        "pairs each; stars: fresh seeds, 20 pairs each, sigmoid alone",
         fontsize=10,
     )
     return figure
 
 
+def paper_results(family: str, **changes: float) -> list[Result]:
+    """The conditions of a family that have these changes."""
+    return [
+        result
+        for result in analyse()[family].values()
+        if changes.items() <= result.condition.changes.items()
+    ]
+
+
 def draw_errors(
-    axes: Axes, results: Sequence[Result], ticks: Sequence[str], line: str = "-"
+    axes: Axes,
+    results: Sequence[Result],
+    places: Sequence[int],
+    models: Sequence[str] = ALL_THREE,
+    mark: str = "o",
 ) -> None:
-    """The activations' errors at some settings, joined by a line, beside the paper's."""
-    for number, model in enumerate(ALL_THREE):
-        mean, std = PAPER_ERRORS[model][1]
-        look = {"color": colour(model)}
-        axes.axhspan(mean - std, mean + std, alpha=0.12, linewidth=0, **look)
-        axes.axhline(mean, linestyle=":", label=f"the paper's {label(model)}", **look)
-        numbers = [result.numbers[model] for result in results if model in result.numbers]
-        errors = np.array([n["error_kept"]["mean"] for n in numbers], float)
-        spreads = [n["error_kept"]["std"] or 0 for n in numbers]
-        places = np.arange(len(numbers)) + 0.12 * (number - 1)  # clear of each other
-        axes.errorbar(
-            places, errors, spreads, fmt=f"o{line}", label=label(model), **look, capsize=3
-        )
-        failing = places[[n["failed"] > 0 for n in numbers]]
-        axes.plot(failing, np.full(len(failing), 100), "X", markersize=7, color=colour(model))
-    axes.set_xticks(range(len(ticks)), ticks)
-    axes.set_xlim(-0.5, len(ticks) - 0.5)
-    axes.grid(alpha=0.2)
+    """The models' errors at some settings; circles are joined by a line."""
+    for shift, model in zip((-0.12, 0, 0.12), models, strict=False):  # clear of each other
+        here = [
+            (place + shift, result.numbers[model])
+            for place, result in zip(places, results, strict=True)
+            if model in result.numbers
+        ]
+        if not here:
+            continue
+        x = np.array([place for place, _ in here])
+        errors = np.array([numbers["error_kept"]["mean"] for _, numbers in here], float)
+        spreads = [numbers["error_kept"]["std"] or 0 for _, numbers in here]
+        if mark == "o":
+            look = {"fmt": "o-", "ms": 4, "label": label(model)}
+        else:
+            look = {"fmt": mark, "ms": 12, "mec": "black"}
+        axes.errorbar(x, errors, spreads, capsize=3, color=colour(model), **look)
+        failing = x[[numbers["failed"] > 0 for _, numbers in here]]
+        axes.plot(failing, np.full(len(failing), 100), "X", ms=7, color=colour(model))
 
 
 def draw_all(places: Collection[str]) -> None:

@@ -113,24 +113,20 @@ def overlap(gates: np.ndarray, digits: np.ndarray) -> Numbers:
     """How alike two images' active sets are: |A and B| / |A or B|, means over pairs of images.
 
     French 1991 made such overlap the cause of forgetting; Srivastava et al. 2014 compare LWTA's
-    active sets, "submasks", between classes. Within a class, across classes of a task, across
-    tasks, and `overlap_chance`, for units that are active as often, but independently.
+    active sets, "submasks", between classes. `overlap_tasks`, of images of the two tasks, and
+    `overlap_chance`, for units that are active as often, but independently.
     """
     active = gates.astype(np.float32)
     common = active.T @ active
     size = active.sum(axis=0)
     either = size[:, None] + size - common
     shared = np.divide(common, either, out=np.zeros_like(common), where=either > 0)
-    same_digit = digits[:, None] == digits
-    same_task = digits[:, None] // 5 == digits // 5
-    distinct = ~np.eye(len(digits), dtype=bool)
+    other_task = digits[:, None] // 5 != digits // 5
     rates = gates.mean(axis=1)
     expected = float((rates**2).sum())
     expected_either = 2 * float(rates.sum()) - expected
     return {
-        "overlap_class": float(shared[same_digit & distinct].mean()),
-        "overlap_task": float(shared[same_task & ~same_digit].mean()),
-        "overlap_tasks": float(shared[~same_task].mean()),
+        "overlap_tasks": float(shared[other_task].mean()),
         "overlap_chance": expected / expected_either if expected_either else 0.0,
     }
 
@@ -206,26 +202,6 @@ def start_measures(network: MLP, task: Task) -> Numbers:
 
 
 # --- What training changes ------------------------------------------------------------------------
-
-
-def changed_gates(before: np.ndarray, after: np.ndarray) -> Numbers:
-    """How the active sets of the same images moved.
-
-    `gates`: the share of (image, unit) whose gate changed. `silenced`: the share of the units
-    active before that no longer are, mean over images; for LWTA the share of the blocks with
-    another winner. Of a network whose units are all silent it is nan.
-    """
-    active = before.sum(axis=0)
-    shares = (before & after).sum(axis=0)[active > 0] / active[active > 0]
-    return {
-        "gates": float((before != after).mean()),
-        "silenced": float(1 - np.mean(shares)) if len(shares) else np.nan,
-    }
-
-
-def untouched_weights(before: np.ndarray, after: np.ndarray) -> Numbers:
-    """The share of a layer's weights, (units, inputs), with the very same bits."""
-    return {"untouched": float((before == after).mean())}
 
 
 def moved_weights(before: np.ndarray, after: np.ndarray) -> Numbers:
@@ -329,22 +305,17 @@ def measured_gates(gates: np.ndarray, digits: np.ndarray) -> Numbers:
 def measure_run(tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     """All measures of a run, from its three `CHECKPOINTS`: layer by layer, moment by moment."""
     digits = np.concatenate([task.classes[task.test_labels] for task in tasks])
-    first = digits < 5
     start, before, after = checkpoints
     moved = [
         [moved_weights(a[:, :-1], b[:, :-1]) for a, b in zip(*both, strict=True)]
         for both in pairwise(checkpoint.network.weights for checkpoint in checkpoints)
     ]
-    gates = zip(before.gates, after.gates, strict=True)
-    weights = zip(before.network.weights[:-1], after.network.weights[:-1], strict=True)
     return {
         "start": start_measures(start.network, tasks[0]),
         "layers": [[measured_gates(layer, digits) for layer in c.gates] for c in checkpoints],
         "directions": [directions(c.network, tasks[0]) for c in checkpoints],
         "moved": moved,
         "heads": exchanged_heads(before.network, after.network, tasks[0]),
-        "changed": [changed_gates(a[:, first], b[:, first]) for a, b in gates],
-        "weights": [untouched_weights(a[:, :-1], b[:, :-1]) for a, b in weights],
         **{
             name: {
                 moment: measure(checkpoint.network, tasks[0])

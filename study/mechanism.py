@@ -8,8 +8,7 @@ The intervention of a row is None, or names the `PROGRAMS` that ran, each with i
 `IN_FIGURES`: trained by `train_model`, and measured as people see its figures. Beside the columns
 of every table of runs a row has `trajectory`, rows (update of Task 2, accuracy on Task 1, on
 Task 2) from the switch on, and what `measure_run` gives; or else `seen`, what `seen_in_figures`
-gives. The first 1,400 rows also have `switch` (sharpness and gradient norm there) and, of weights,
-`carrying`, which nothing reads or measures any more.
+gives.
 """
 
 from __future__ import annotations
@@ -49,16 +48,7 @@ from compete_to_compute import (
     train_phases,
     with_progress,
 )
-from study.conditions import (
-    NO_DECAY,
-    PAPER,
-    PAPER_CHOICE,
-    SMALL_START,
-    START_SCALES,
-    Condition,
-    by_key,
-    finished_runs,
-)
+from study.conditions import SMALL_START, START_SCALES, Condition, by_key, finished_runs
 from study.measures import Checkpoint, gates_on_tests, measure_run
 from study.runs import MECHANISM, PAIR, check_study, make_row, study_parser
 from visualize_compete_to_compute import field_spread, segregation
@@ -170,18 +160,6 @@ def shift_biases(training: Training, now: Moment, goal: str) -> None:
         weights[:, -1] += network.dtype(0.1 * (1 / training.config.k - gate.mean()))
 
 
-def ramp_rate(training: Training, now: Moment, updates: int) -> None:
-    """Task 2's learning rate rises to its value over so many updates."""
-    if now.task == 2:
-        now.lr = training.config.lr * min(1.0, (now.task_update + 1) / updates)
-
-
-def set_second_rate(training: Training, now: Moment, rate: float) -> None:
-    """Another learning rate in Task 2."""
-    if now.task == 2:
-        now.lr = rate
-
-
 def set_second_rows(training: Training, now: Moment, scale: float) -> None:
     """Task 2 begins with output rows of its own from initial weights of another scale."""
     if (now.stage, now.task) == ("start", 2):
@@ -195,8 +173,6 @@ def set_second_rows(training: Training, now: Moment, scale: float) -> None:
 PROGRAMS: dict[str, Callable[[Training, Moment, Any], None]] = {
     "winners": choose_winners,
     "biases": shift_biases,
-    "ramp": ramp_rate,
-    "second_lr": set_second_rate,
     "second_rows": set_second_rows,
 }
 
@@ -206,12 +182,8 @@ PROGRAMS: dict[str, Callable[[Training, Moment, Any], None]] = {
 
 @dataclass(frozen=True)
 class FollowedCondition(Condition):
-    """A condition of this study; `besides` is what is done besides, on seeds that chose nothing.
+    """A condition of this study; `besides` is what is done besides, on seeds that chose nothing."""
 
-    `tested` in this study's family; else it gives intervals to explanations, see declared.md.
-    """
-
-    tested: bool = True
     first_seed: int = 500
 
     def identity(self, model: str) -> dict[str, Any]:
@@ -224,48 +196,26 @@ class FollowedCondition(Condition):
         }
 
 
-NO_MOMENTUM, HIGH, EDGE = (
-    {"lr": lr, "momentum": momentum, "weight_decay": 0.0}
-    for lr, momentum in ((0.05, 0.0), (0.02, 0.95), (0.05, 0.95))
-)
-AT_HIGH, AT_EDGE = "lr 0.02, momentum 0.95", "lr 0.05, momentum 0.95"
-RESTARTED = {"restart_momentum": True}
-KEPT = ("relu", "lwta", "kept", "fixed")
-SLOW, RAMP, IN_FIGURES = {"second_lr": 0.01}, {"ramp": 80}, {"measured": "in figures"}
-# ReLU has some 150 of its 400 units active in a layer. The paper's network is tested on 1,000
-# images a task, as it is tested hundreds of times.
-PAPER_SMALL_TEST = {**PAPER, **PAPER_CHOICE[0], "test_per_task": 1000}
+IN_FIGURES = {"measured": "in figures"}
 CONDITIONS = {
     condition.label: condition
     for condition in (
         FollowedCondition("default", activations=tuple(MODELS)),
-        FollowedCondition("lr 0.05, momentum 0", NO_MOMENTUM),
-        FollowedCondition(AT_HIGH, HIGH, activations=KEPT),
-        FollowedCondition(AT_EDGE, EDGE, activations=KEPT),
-        FollowedCondition(f"{AT_HIGH}, restarted", {**HIGH, **RESTARTED}, against=AT_HIGH),
-        FollowedCondition(f"{AT_HIGH}, ramp", HIGH, besides=RAMP, against=AT_HIGH),
-        FollowedCondition(f"{AT_EDGE}, Task 2 at lr 0.01", EDGE, besides=SLOW, against=AT_EDGE),
-        FollowedCondition("no decay, restarted", {**NO_DECAY, **RESTARTED}),
+        FollowedCondition(
+            "lr 0.05, momentum 0.95",  # where LWTA begins to fail
+            {"momentum": 0.95, "weight_decay": 0.0},
+            activations=("relu", "lwta", "kept", "fixed"),
+        ),
+        # ReLU has some 150 of its 400 units active in a layer.
         FollowedCondition("LWTA with 304 units", of_model={"lwta": {"hidden": 304}}),
         FollowedCondition("LWTA with 200 units", of_model={"lwta": {"hidden": 200}}),
         FollowedCondition("four layers", {"depth": 4}),
-        FollowedCondition("lr 0.02", {"lr": 0.02}),
-        FollowedCondition("lr 0.02, dropout 0.5", {"lr": 0.02, "dropout": 0.5}, against="lr 0.02"),
-        FollowedCondition("paper", PAPER_SMALL_TEST, seeds=20),
         FollowedCondition(
-            "what the figures show",
-            {"paired": False},
-            first_seed=0,
-            besides=IN_FIGURES,
-            tested=False,
+            "what the figures show", {"paired": False}, first_seed=0, besides=IN_FIGURES
         ),
         # Small initial weights: see declared.md.
         FollowedCondition(
-            "what the figures show, small start",
-            SMALL_START,
-            first_seed=4000,
-            besides=IN_FIGURES,
-            tested=False,
+            "what the figures show, small start", SMALL_START, first_seed=4000, besides=IN_FIGURES
         ),
         *(
             FollowedCondition(
@@ -274,7 +224,6 @@ CONDITIONS = {
                 activations=tuple(MODELS) if (scale, depth) == (0.2, 2) else PAIR,
                 first_seed=4000,
                 seeds=40 if scale in (0.2, 1.0) else 20,
-                tested=False,
             )
             for scale in START_SCALES
             for depth in (1, 2, 3)
@@ -285,9 +234,7 @@ CONDITIONS = {
                 f"init scale {scale}, 2 layers, Task 2's output rows at {other}",
                 {**SMALL_START, "init_scale": scale},
                 besides={"second_rows": other},
-                against=f"init scale {scale}, 2 layers",
                 first_seed=4000,
-                tested=False,
             )
             for scale, other in ((0.2, 1.0), (1.0, 0.2))
         ),
@@ -363,7 +310,6 @@ def seen_in_figures(run: Run) -> dict[str, float]:
     trained, initial = run.snapshot["W1"], run.snapshot["W1_init"]
     layers = [segregation(*shares) for shares in run.snapshot["active"][-1]]
     return {
-        "weight_spread": float(field_spread(trained).mean()),
         "change_spread": float(field_spread(trained - initial).mean()),
         **{f"{name}_{n}": v for n, layer in enumerate(layers, 1) for name, v in layer.items()},
     }

@@ -7,14 +7,12 @@ A condition has sets of summaries (as of `summarise`) of measures by name:
 
     relu                over the seeds of a model
     relu-lwta           of the paired difference of two models
-    change-relu         of the paired difference to the condition that it is `against`, of a model
-    change-relu-lwta    or of ReLU minus LWTA
 
 The measures are forgetting; task2 (its accuracy at the end); lost.at0.9 (on Task 1 when Task 2
 first reaches .9); those of `measures`, by moment (probe.after1, and probe.lost, what Task 2 takes),
-by layer (silenced.layer1), or both (gap.layer1.after2; and gap.layer2-layer1.after2, what the
-deeper layer has more), by layer and task (moved.layer1.task2); what Task 1 has lost with exchanged
-heads (lost.old_head); those of the start (logit_std); and those of `seen_in_figures`.
+by layer and moment (gap.layer1.after2; and gap.layer2-layer1.after2, what the deeper layer has
+more), by layer and task (moved.layer1.task2); what Task 1 has lost with exchanged heads
+(lost.old_head); those of the start (logit_std); and those of `seen_in_figures`.
 """
 
 from __future__ import annotations
@@ -24,11 +22,11 @@ from functools import cache
 from itertools import combinations, pairwise
 from typing import Any
 
-from compete_to_compute import adjust, aggregate, chance, summarise, verdict
-from study.analysis import CONDITION, p_text, summary
+from compete_to_compute import summarise
+from study.analysis import CONDITION, summary
 from study.conditions import by_key, finished_runs
 from study.measures import OF_NETWORK
-from study.mechanism import CONDITIONS, MODELS, FollowedCondition
+from study.mechanism import CONDITIONS, MODELS
 from study.runs import MECHANISM, PAIR, record_from
 from study.tables import Column, look_up, markdown
 
@@ -37,7 +35,7 @@ BySeed = dict[int, dict[str, float]]  # each seed's measures
 
 # --- Measures of a run ----------------------------------------------------------------------------
 
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95)  # of Task 2 accuracy
+LEVELS = (0.9, 0.925)  # of Task 2 accuracy
 MOMENTS = ("before", "after1", "after2")
 
 
@@ -66,8 +64,6 @@ def measures_of(row: Numbers) -> dict[str, float]:
                     values[f"{name}.layer{number}.{moment}"] = value
                     if number > 1:
                         values[f"{name}.layer{number}-layer1.{moment}"] = value - layers[0][name]
-    for number, (gates, weights) in enumerate(zip(row["changed"], row["weights"], strict=True), 1):
-        values |= {f"{name}.layer{number}": value for name, value in (gates | weights).items()}
     for name in OF_NETWORK & row.keys():
         accuracies = list(row[name].values())
         values |= {f"{name}.{m}": a for m, a in zip(MOMENTS, accuracies, strict=True)}
@@ -133,46 +129,26 @@ def measured(name: str) -> dict[str, BySeed]:
     return values | {f"{a}-{b}": minus(values[a], values[b]) for a, b in pairs}
 
 
-def sets_of(condition: FollowedCondition) -> Numbers:
-    """A condition's sets of summaries."""
-    values = measured(condition.label)
-    if condition.against:
-        base = measured(condition.against)
-        names = (*PAIR, "-".join(PAIR))
-        values |= {f"change-{name}": minus(values[name], base[name]) for name in names}
-    return {name: summaries(by_seed) for name, by_seed in values.items()}
-
-
 @cache
 def analyse() -> dict[str, Numbers]:
-    """Of each condition its sets of summaries, its comparison, and how many runs `failed`.
-
-    The comparison of ReLU and LWTA is `aggregate`'s of a pair; its family are the conditions that
-    are `tested` here.
-    """
-    numbers: dict[str, Numbers] = {}
-    for name, condition in CONDITIONS.items():
-        numbers[name] = {"label": name, **sets_of(condition)}
-        if condition.tested:
-            records = [record_from(row) for m in PAIR for row in runs()[name][m].values()]
-            guessing = chance(condition.config("relu"))
-            numbers[name] |= aggregate(records, PAIR, guessing)["pairs"][0]
-        numbers[name]["failed"] = {
-            model: sum(row["status"] != "ok" for row in by_seed.values())
-            for model, by_seed in runs()[name].items()
+    """Of each condition its sets of summaries, and how many runs of each model `failed`."""
+    return {
+        name: {
+            **{of: summaries(by_seed) for of, by_seed in measured(name).items()},
+            "failed": {
+                model: sum(row["status"] != "ok" for row in by_seed.values())
+                for model, by_seed in by_model.items()
+            },
         }
-    family = [of_condition for of_condition in numbers.values() if "p" in of_condition]
-    adjust(family)
-    for comparison in family:
-        comparison["verdict"] = verdict(*(MODELS[model].label for model in PAIR), comparison)
-    return numbers
+        for name, by_model in runs().items()
+    }
 
 
 def quantity(place: str) -> Any:
     """A number, by condition and name, or a word: "mechanism/default:relu-lwta.forgetting.low".
 
     Names are those of `analyse` with dots between: a set, a measure, and of its summary low, high
-    or n, without which it stands for its mean; verdict; failed.relu. Raises `InputError` where
+    or n, without which it stands for its mean; failed.relu. Raises `InputError` where
     there is nothing.
     """
     where, _, name = place.rpartition(":")
@@ -181,24 +157,10 @@ def quantity(place: str) -> Any:
 
 # --- Tables ---------------------------------------------------------------------------------------
 
-CONDITIONS_TABLE = (
-    CONDITION,
-    Column("pairs", lambda row: f"{row['difference']['n']}"),
-    summary("forgetting, ReLU", "relu", "forgetting", sign=False),
-    summary("LWTA", "lwta", "forgetting", sign=False),
-    summary("ReLU minus LWTA", "difference"),
-    Column("p, adjusted", p_text),
-    Column("verdict", lambda row: row["verdict"] or ""),
-    summary("when Task 2 first is at 90 %", "relu-lwta", "lost.at0.9"),
-    summary("in average accuracy, failed runs at chance", "at_chance"),
-    Column("against", lambda row: CONDITIONS[row["label"]].against or ""),
-    summary("change of ReLU minus LWTA", "change-relu-lwta", "forgetting"),
-)
 OF_LAYER = ("activity.layer{}.after2", "information.layer{}.after2", "overlap_tasks.layer{}.after2")
-OF_CHANGE = ("silenced.layer{}", "untouched.layer{}")
 OF_A_NETWORK = (  # measures, by the names that prose may cite
     *("forgetting", "task2", "lost.at0.925", "probe.lost"),
-    *(name.format(layer) for name in (*OF_LAYER, *OF_CHANGE) for layer in (1, 2)),
+    *(name.format(layer) for name in OF_LAYER for layer in (1, 2)),
 )
 NETWORKS_TABLE = (
     CONDITION,
@@ -211,18 +173,14 @@ NETWORKS_TABLE = (
 
 
 def tables() -> dict[str, str]:
-    """Both tables of the study of the mechanism in Markdown, by their titles."""
-    tested = [row for row in analyse().values() if "p" in row]
+    """The table of the study of the mechanism in Markdown, by its title."""
     networks = [
         {
-            **{"label": row["label"], "network": MODELS[model].label, "own": row[model]},
+            **{"label": name, "network": MODELS[model].label, "own": row[model]},
             **{"failed": row["failed"][model]},
             **{first: row.get(f"{first}-{model}") for first in PAIR},
         }
-        for row in tested
+        for name, row in analyse().items()
         for model in row["failed"]
     ]
-    return {
-        "mechanism: conditions": markdown(CONDITIONS_TABLE, tested),
-        "mechanism: networks": markdown(NETWORKS_TABLE, networks),
-    }
+    return {"mechanism: networks": markdown(NETWORKS_TABLE, networks)}

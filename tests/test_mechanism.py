@@ -59,16 +59,6 @@ def test_a_followed_run_is_the_plain_run_bit_by_bit(
     assert row["trajectory"][0] == [0, *plain["accuracy_matrix"][1]]
 
 
-def test_a_learning_rate_of_task_2_leaves_task_1_alone() -> None:
-    plain, ramp, slow = (
-        trained("relu", besides=besides)["accuracy_matrix"]
-        for besides in ((), (("ramp", 10),), (("second_lr", 1e-6),))
-    )
-    assert plain[:2] == ramp[:2] == slow[:2]
-    assert plain[2] != ramp[2]
-    assert slow[2][1] < plain[2][1] - 0.2, "what is left of momentum teaches little"
-
-
 def test_rows_of_task_2_begin_anew_and_of_the_same_scale_change_nothing() -> None:
     plain, same, larger = (
         trained("lwta", besides=besides, weight_decay=0.0)["accuracy_matrix"]
@@ -99,7 +89,6 @@ def test_shifted_biases_hold_the_share_of_active_units() -> None:
 def test_winners_are_kept_for_good_or_from_the_switch_on() -> None:
     fixed, kept, lwta = map(trained, ("fixed", "kept", "lwta"))
     assert fixed["layers"] == [lwta["layers"][0]] * 3
-    assert [layer["gates"] for layer in fixed["changed"]] == [0, 0]
     assert kept["layers"] == [*lwta["layers"][:2], lwta["layers"][1]]
     assert lwta["layers"][2] != lwta["layers"][1] != lwta["layers"][0]
     assert kept["accuracy_matrix"][2] != lwta["accuracy_matrix"][2]
@@ -126,24 +115,18 @@ def test_a_layer_s_measures_on_worked_examples() -> None:
     assert (layer["activity"], layer["gap"], layer["information"]) == pytest.approx((0.5, 1, 1))
     # Another half of the digits has 3 to 2 or 4 to 1 of a task's: 100 and 25 of the 125.
     assert layer["gap_chance"] == pytest.approx((100 * 0.2 + 25 * 0.6) / 125)
-    assert [layer[f"overlap_{name}"] for name in ("class", "task", "tasks")] == [1, 1, 0]
+    assert layer["overlap_tasks"] == 0
 
     layer = layer_measures(np.stack([digit == DIGITS for digit in range(10)]))
     assert (layer["gap"], layer["gap_chance"]) == pytest.approx((0.2, 0.2)), "each knows a digit"
     assert layer["information_chance"] == pytest.approx(layer["information"])
 
     layer = layer_measures(np.random.default_rng(0).random((400, 600)) < 0.3)  # independent
-    for name in ("class", "task", "tasks", "chance"):
+    for name in ("tasks", "chance"):
         assert layer[f"overlap_{name}"] == pytest.approx(0.3 / 1.7, rel=0.02)  # p^2 / (2p - p^2)
 
 
-def test_changes_on_worked_examples() -> None:
-    before = np.array([[1, 1], [0, 0], [1, 0], [0, 1]], bool)  # two blocks, two images
-    after = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], bool)  # a winner changed on the second
-    assert measures.changed_gates(before, after) == {"gates": 0.25, "silenced": 0.25}
-    weights = np.arange(8.0)
-    assert measures.untouched_weights(weights, np.maximum(weights, 2)) == {"untouched": 0.75}
-
+def test_moved_weights_on_a_worked_example() -> None:
     assert measures.moved_weights(np.eye(4), np.eye(4) * 3) == pytest.approx(
         {"moved": 2, "moved_rank": 4}
     )
@@ -229,7 +212,7 @@ def test_a_stopped_study_goes_on_and_what_is_there_makes_numbers(
     short, table = {**SMALL, "epochs": 2}, GzipTable(tmp_path / "mechanism.jsonl.gz")
     conditions = (
         FollowedCondition("plain", short, seeds=3, activations=(*PAIR, "random")),
-        FollowedCondition("ramp", short, seeds=3, besides={"ramp": 5}, against="plain"),
+        FollowedCondition("rows", short, seeds=3, besides={"second_rows": 0.7}),
         FollowedCondition("seen", {**short, "paired": False}, besides=mechanism.IN_FIGURES),
     )
     for module in (mechanism, analysis):
@@ -243,11 +226,11 @@ def test_a_stopped_study_goes_on_and_what_is_there_makes_numbers(
     assert mechanism.main(["--n-seeds", "2", "--jobs", "1"]) == 0
     assert table.read()[:3] == before
     assert len({str(key(row)) for row in table.read()}) == len(table.read()) == 14
-    assert {"weight_spread", "change_spread", "selectivity_2"} <= table.read()[-1]["seen"].keys()
+    assert {"change_spread", "selectivity_2"} <= table.read()[-1]["seen"].keys()
 
-    moved = analysis.analyse()["ramp"]["change-relu-lwta"]["forgetting"]
-    gaps = [analysis.quantity(f"mechanism/{c}:relu-lwta.forgetting") for c in ("ramp", "plain")]
-    assert (moved["n"], moved["mean"]) == (2, pytest.approx(gaps[0] - gaps[1]))
+    both = [analysis.quantity(f"mechanism/rows:{model}.forgetting") for model in PAIR]
+    gap = analysis.analyse()["rows"]["relu-lwta"]["forgetting"]
+    assert (gap["n"], gap["mean"]) == (2, pytest.approx(both[0] - both[1]))
     assert analysis.quantity("mechanism/plain:failed.random") == 0
     assert "random winner" in analysis.tables()["mechanism: networks"]
     with pytest.raises(InputError, match="no such quantity"):
@@ -260,7 +243,7 @@ def test_every_figure_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def deeper(row: dict[str, Any]) -> dict[str, Any]:
         """The row of a network with each layer twice."""
         layers = [[*layers, *layers] for layers in row["layers"]]
-        return {**row, "layers": layers, **{k: row[k] * 2 for k in ("changed", "weights")}}
+        return {**row, "layers": layers}
 
     rows = {m: {s: deeper(trained(m, s)) for s in (0, 1)} for m in mechanism.MODELS}
     monkeypatch.setattr(analysis, "runs", lambda: dict.fromkeys(mechanism.CONDITIONS, rows))
