@@ -71,9 +71,8 @@ def cell(name: str) -> dict[str, BySeed]:
 
 
 def cells() -> list[str]:
-    """The mechanism's cells of two layers, by the scale of their initial weights, if trained."""
-    names = [name for name in mechanism_analysis.CONDITIONS if name.startswith("init scale")]
-    return [name for name in names if name.endswith("2 layers") and cell(name)[DIFFERENCE]]
+    """The mechanism's cells of two layers, by the scale of their initial weights."""
+    return [name for name in mechanism_analysis.CONDITIONS if name.endswith("2 layers")]
 
 
 def values(by_seed: BySeed, measure: str) -> list[float]:
@@ -232,7 +231,7 @@ def depths_table() -> str:
         goes_with(moved),
     )
     names = [f"init scale {scale}, {depth}" for depth in DEPTHS for scale in (0.2, 1.0)]
-    return markdown(columns, [name for name in names if cell(name)[DIFFERENCE]])
+    return markdown(columns, names)
 
 
 def networks_table() -> str:
@@ -250,13 +249,11 @@ def networks_table() -> str:
         ),
         Column("lost when Task 2 is first at .90", lambda m: summary_of(SMALL, m, "lost.at0.9")),
     )
-    return markdown(columns, [model for model in MODELS if cell(SMALL)[model]])
+    return markdown(columns, MODELS)
 
 
 def tables() -> dict[str, str]:
-    """The tables in Markdown, by title; none before the cells are trained."""
-    if SMALL not in cells():
-        return {}
+    """The tables in Markdown, by title."""
     best = (
         Column("", lambda row: row["label"]),
         *(
@@ -337,7 +334,6 @@ def frontier_figure() -> Figure:
 
 
 def draw_all() -> None:
-    """Write the figures, once the cells are trained."""
-    if SMALL in cells():
-        save_figure(curves_figure(), FIGURES / "curves.png")
-        save_figure(frontier_figure(), FIGURES / "frontier.png")
+    """Write the figures."""
+    save_figure(curves_figure(), FIGURES / "curves.png")
+    save_figure(frontier_figure(), FIGURES / "frontier.png")
