@@ -134,11 +134,9 @@ def summaries(study: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
     costs: dict[str, list[float]] = defaultdict(list)
     for row in study["costs"]:
-        # An earlier file has untrained networks and other programs too.
-        if row["program"] in KINDS and row.get("weights") != "initial":
-            for part in row["cost"].keys() & {"total", *PHASES}:
-                name = f"cost.{row['skip']}.{row['model']}.{row['program']}.{part}"
-                costs[name].append(row["cost"][part] / 1e6)
+        for part, value in row["cost"].items():
+            name = f"cost.{row['skip']}.{row['model']}.{row['program']}.{part}"
+            costs[name].append(value / 1e6)
     result = {
         name: summarise(values if name.endswith(".total") else [np.mean(values)])
         for name, values in costs.items()

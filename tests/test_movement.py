@@ -313,9 +313,6 @@ def test_lwta_is_compared_with_relu_seed_by_seed() -> None:
         for seed, relu in enumerate([1e6, 2e6]):
             total = {"relu": 1, "lwta": 1.5 - seed, "lwta4": 1}[model] * relu
             study["costs"].append({**row, "seed": seed, "cost": {"total": total}})
-    # Left out: what an earlier file has of untrained networks and of other programs.
-    study["costs"].append({**row, "weights": "initial", "cost": {"total": 9e9}})
-    study["costs"].append({**row, "program": "batch", "cost": {"total": 9e9}})
     numbers = movement.quantities(study)
     assert numbers["over_relu.lwta.forward"] == 0  # half more, then half less
     assert numbers["over_relu.lwta.forward.low"] == pytest.approx(-6.35, abs=0.01)
