@@ -2029,10 +2029,15 @@ def end_training(status: int) -> None:
 
     for child in multiprocessing.active_children():
         child.terminate()
-    if any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+    threads = [t for t in threading.enumerate() if not t.daemon and t != threading.main_thread()]
+    if any(thread.name.startswith("ThreadPoolExecutor") for thread in threads):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # a thread cannot be ended, and Python would wait for it
+    # The one that watches worker processes ends with them. Python would wait for it too, but wake
+    # it first, which fails with a traceback if it is just then closing what wakes it.
+    for thread in threads:
+        thread.join()
 
 
 def command() -> None:
