@@ -450,13 +450,13 @@ def tables() -> dict[str, str]:
         results = analyse()[name].values()
         rows = [r.row() for r in results if not r.condition.config("relu").joint]
         columns = FORGETTING if family.exploratory else (*FORGETTING, *TESTED)
-        if name == "paper-grid":
-            columns = (*columns, DISTANCE)
+        is_paper = name.startswith("paper")
+        columns = (*columns, DISTANCE) if is_paper else columns
         pages[f"{name}: {family.question}"] = markdown(columns, rows)
         if moved := [row for row in rows if "change" in row]:
             pages[f"{name}: change against another condition"] = markdown(CHANGES, moved)
         by_model = [r.row(model) for r in results for model in r.records]
-        columns = PAPER if name.startswith("paper") else ACCURACIES
+        columns = PAPER if is_paper else ACCURACIES
         pages[f"{name}: each activation"] = markdown(columns, by_model)
         if name == "bridge":
             pages["bridge: what carries the gap"] = markdown(CARRIED, carried())

@@ -232,7 +232,7 @@ def summary_figure(places: Collection[str]) -> Figure:
 
 def paper_figure() -> Figure:
     """Task 1's test error after Task 2 under the paper's protocol, from usual and small weights."""
-    figure, grid = plt.subplots(2, 4, figsize=(12, 7), layout="constrained", sharey=True)
+    figure, grid = plt.subplots(2, 4, figsize=(10, 6.4), layout="constrained", sharey=True)
     for depth, (usual, *small) in zip((2, 3), grid, strict=True):
         results = paper_results("paper", depth=depth)
         results.sort(
@@ -241,7 +241,7 @@ def paper_figure() -> Figure:
         ticks = ["{lr}\n{momentum}".format(**r.condition.changes) for r in results]
         draw_errors(usual, results, range(len(results)))
         usual.set_xticks(range(len(results)), ticks, fontsize=8)
-        usual.set_title(f"{depth} hidden layers, usual weights", fontsize=10)
+        usual.set_title(f"{depth} hidden layers, usual weights", fontsize=9)
         for axes, lr in zip(small, (0.003, 0.01, 0.03), strict=True):
             cells = paper_results("paper-grid", depth=depth, lr=lr)
             scales = [r.condition.changes["init_scale"] for r in cells]
@@ -251,7 +251,7 @@ def paper_figure() -> Figure:
                 places = [scales.index(r.condition.changes["init_scale"]) for r in fresh]
                 draw_errors(axes, fresh, places, models, "*")
             axes.set_xticks(range(len(scales)), scales, fontsize=8)
-            axes.set_title(f"{depth} hidden layers, rate {lr}", fontsize=10)
+            axes.set_title(f"{depth} hidden layers, rate {lr}", fontsize=9)
     for axes in grid.flat:
         for model in ALL_THREE:
             mean, std = PAPER_ERRORS[model][1]
@@ -272,7 +272,7 @@ def paper_figure() -> Figure:
     figure.suptitle(
         "The paper's protocol: mean and standard deviation of the runs that trained; crosses: runs "
         "fail; bands: the paper's own errors.\nCircles: exploration, from small weights up to 3 "
-        "pairs each; stars: fresh seeds, 20 pairs each, sigmoid alone",
+        "pairs each; stars: fresh seeds, 20 pairs each, sigmoid 10 runs",
         fontsize=10,
     )
     return figure
