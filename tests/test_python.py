@@ -27,7 +27,7 @@ def test_the_example_of_the_page_runs(tmp_path: Path) -> None:
         command, env={"PYTHONPATH": str(ROOT), **os.environ}, capture_output=True
     )
     assert output.returncode == 0, output.stderr.decode()
-    assert output.stdout.decode().count("\n") == 5
+    assert output.stdout.decode().count("\n") == 4
     assert b"leaky" in output.stdout
 
 
