@@ -53,7 +53,7 @@ def start_line_figure() -> Figure:
             mean = fresh[model][name]["mean"]
             again = f"{label(model)}, {fresh['difference']['n']} fresh pairs"
             axes.plot(SMALL_START["init_scale"], mean, "*", ms=14, label=again, **STAR[model])
-        axes.set(xscale="log", xlabel="scale of the initial weights (1: He, as in the published run)")
+        axes.set(xscale="log", xlabel="scale of the initial weights (1: He, as in the small run)")
         axes.set_xticks(scales, scales)
         axes.minorticks_off()
         axes.set_ylabel(words)
