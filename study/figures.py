@@ -271,7 +271,7 @@ def paper_figure() -> Figure:
     )
     figure.suptitle(
         "The paper's protocol: mean and standard deviation of the runs that trained; crosses: runs "
-        "fail; bands: the paper's own errors.\nCircles: exploration, from small weights up to 3 "
+        "fail; bands: the paper's own errors.\nCircles: exploration, from small weights 3 "
         "pairs each; stars: fresh seeds, 20 pairs each, sigmoid 10 runs",
         fontsize=10,
     )
