@@ -1,6 +1,7 @@
 """A condition's numbers from its runs, by the one rule of inference, and their tables.
 
     quantity("block/k 16, equal units:difference.low")   a number by family, condition and name
+    quantity("mechanism/default:relu-lwta.forgetting")   the same of what is looked into
     tables()                                             all of them as Markdown, by title
 
 Every pair of runs is tested in one family only, the first that declares it; a condition with such
@@ -12,38 +13,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from compete_to_compute import (
-    ALIKE,
-    STATUSES,
-    InputError,
-    adjust,
-    chance,
-    compare,
-    label,
-    summarise,
-    verdict,
-)
-from study.conditions import FAMILIES, Condition, Rows, by_key, finished_runs
-from study.runs import CONDITIONS, PAIR, record_from
-from study.tables import MISSING, Column, estimate, look_up, markdown, number
+from compete.files import InputError
+from compete.inference import ALIKE, LEVEL, STATUSES, adjust, compare, summarise, verdict
+from compete.runs import Row
+from compete_to_compute import chance, label
+from study.families import FAMILIES, INSIDE, Condition, Family, Finished, activation_of, finished_in
+from study.runs import CONDITIONS, MECHANISM, PAIR
+from study.tables import MISSING, Column, estimate, look_up, markdown, number, summary, table
 
-Record = dict[str, Any]  # a row of `per_seed` in results.json
 Numbers = dict[str, Any]
+BySeed = dict[int, dict[str, float]]  # each seed's measures
 
-# What is summarised of each run; the first task is the one that has longest to be forgotten.
-MEASURES: dict[str, Callable[[Record], float | None]] = {
-    "forgetting": lambda record: record["forgetting"],
-    "average_accuracy": lambda record: record["average_accuracy"],
-    "learned": lambda record: record["accuracy_matrix"][1][0],
-    "kept": lambda record: record["accuracy_matrix"][-1][0],
-    "last_task": lambda record: record["accuracy_matrix"][-1][-1],
-    "error_learned": lambda record: 100 * (1 - record["accuracy_matrix"][1][0]),  # in %
-    "error_kept": lambda record: 100 * (1 - record["accuracy_matrix"][-1][0]),
+# What every run has; the first task is the one that has longest to be forgotten.
+MEASURES: dict[str, Callable[[Row], float | None]] = {
+    "forgetting": lambda row: row["forgetting"],
+    "average_accuracy": lambda row: row["average_accuracy"],
+    "learned": lambda row: row["accuracy_matrix"][1][0],
+    "kept": lambda row: row["accuracy_matrix"][-1][0],
+    "last_task": lambda row: row["accuracy_matrix"][-1][-1],
+    "task2": lambda row: row["accuracy_matrix"][-1][-1],  # the same where there are two
+    "error_learned": lambda row: 100 * (1 - row["accuracy_matrix"][1][0]),  # in %
+    "error_kept": lambda row: 100 * (1 - row["accuracy_matrix"][-1][0]),
 }
 # Task 1's test error in %, after Task 1 and after Task 2, mean and standard deviation over ten
 # initialisations, as reported by the paper; read second-hand.
@@ -53,54 +49,98 @@ PAPER_ERRORS = {
     "relu": ((1.30, 0.13), (16.63, 6.07)),
 }
 POOLED = "each seed's mean over all of these"
+DIFFERENCE = "-".join(PAIR)
 
 
 @dataclass
 class Result:
     """What the runs of a condition show.
 
-    `records` are all runs by activation and seed; `tested_in` is the family that tests them, None
-    where nothing is tested. `numbers` has for each activation how many runs are there (`run`; `ok`
-    and the other statuses; `failed`; `missed` the target loss) and each measure over those that
-    are ok; for ReLU minus LWTA what `compare` gives, `verdict`, `last_task`, `average_accuracy`,
-    and `at_chance`, which is average accuracy with failed runs as guessing; and `change` against
-    another condition; and `ratio`, LWTA's mean forgetting over ReLU's.
+    `rows` are all runs by activation and seed; `tested_in` is the family that tests them, None
+    where nothing is tested. `numbers`, a table's row, has for each activation how many runs are
+    there (`run`; `ok` and the other statuses; `failed`; `missed` the target loss) and a summary of
+    each measure over those that are ok; for two activations, as in "relu-lwta", summaries of the
+    paired differences; for ReLU minus LWTA also what `compare` gives, `verdict`, `last_task`,
+    `average_accuracy`, and `at_chance`, which is average accuracy with failed runs as guessing;
+    `change` against another condition; and `ratio`, LWTA's mean forgetting over ReLU's.
     """
 
     family: str
     condition: Condition
-    records: dict[str, dict[int, Record]]
+    rows: dict[str, dict[int, Row]]
     tested_in: str | None = None
     numbers: Numbers = field(default_factory=dict)
 
-    def row(self, model: str | None = None) -> Numbers:
-        """Its numbers, or those of one activation, beside what they are of: a table's row."""
-        names = {"label": self.condition.label, "planned": self.condition.seeds, "model": model}
-        places = {"family": self.family, "tested_in": self.tested_in}
-        return {**names, **places, **(self.numbers[model] if model else self.numbers)}
+    @cached_property
+    def measures(self) -> dict[str, BySeed]:
+        """The measures of the runs that are ok, by activation, and the differences of two."""
+        ok = {
+            model: {s: measures_of(row) for s, row in rows.items() if row["status"] == "ok"}
+            for model, rows in self.rows.items()
+        }
+        pairs = [(a, b) for a, b in combinations(ok, 2) if a in PAIR]
+        return ok | {f"{a}-{b}": minus(ok[a], ok[b]) for a, b in pairs}
 
-    def values(self, model: str, measure: str = "forgetting") -> dict[int, float]:
-        """A measure of the runs that are ok and have it, by seed."""
-        ok = {s: r for s, r in self.records[model].items() if r["status"] == "ok"}
-        values = {seed: MEASURES[measure](record) for seed, record in ok.items()}
-        return {seed: value for seed, value in values.items() if value is not None}
+    def values(self, of: str, measure: str = "forgetting") -> dict[int, float]:
+        """A measure of an activation, or of a difference, over the seeds that have it."""
+        return {s: run[measure] for s, run in self.measures[of].items() if measure in run}
 
     def reached(self, model: str) -> dict[int, float]:
         """The forgetting of the runs that reached the target loss on every task, by seed."""
-        records = self.records[model]
-        return {
-            seed: forgetting
-            for seed, forgetting in self.values(model).items()
-            if all(records[seed]["target_reached"] or [True])
-        }
+        rows = self.rows[model]
+        return {s: v for s, v in self.values(model).items() if all(rows[s]["target_reached"] or [])}
 
-    def gap(self) -> dict[int, float]:
-        """ReLU's forgetting minus LWTA's, by seed."""
-        relu, lwta = map(self.values, PAIR)
-        return {seed: relu[seed] - lwta[seed] for seed in relu.keys() & lwta.keys()}
+    def of_model(self, model: str) -> Numbers:
+        """Its numbers, and those of one activation beside them: a table's row."""
+        return {**self.numbers, **self.numbers[model], "model": model}
 
 
 # --- Numbers --------------------------------------------------------------------------------------
+
+
+def measures_of(row: Row) -> dict[str, float]:
+    """Every measure of a run that it has, by name.
+
+    Of "gap.after2", a list, "gap.layer1.after2" is the first, and "gap.layer2-layer1.after2" what
+    the second has more.
+    """
+    values = {name: of(row) for name, of in MEASURES.items()}
+    for name, value in row.get("measures", {}).items():
+        if not isinstance(value, list):
+            values[name] = value
+            continue
+        measure, _, when = name.partition(".")
+        values |= {f"{measure}.layer{n}.{when}": v for n, v in enumerate(value, start=1)}
+        deeper = enumerate(value[1:], start=2)
+        values |= {f"{measure}.layer{n}-layer1.{when}": v - value[0] for n, v in deeper}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def minus(first: BySeed, second: BySeed) -> BySeed:
+    """The differences in every measure that a seed has in both, up to rounding of accuracies."""
+    return {
+        seed: {
+            name: round(value - second[seed][name], 9)
+            for name, value in first[seed].items()
+            if name in second[seed]
+        }
+        for seed in sorted(first.keys() & second.keys())
+    }
+
+
+def summarised(by_seed: BySeed, measure: str = "forgetting") -> Numbers:
+    """`summarise` of a measure over the seeds that have it."""
+    return summarise([run[measure] for run in by_seed.values() if measure in run])
+
+
+def summaries(by_seed: BySeed) -> Numbers:
+    """`summarised` of each measure, but of those inside that over a fifth of the seeds do not have.
+
+    A level of Task 2 accuracy that few runs reach would be told of those alone.
+    """
+    count = Counter(name for run in by_seed.values() for name in run)
+    often = [name for name in count if count[name] >= 0.8 * len(by_seed)]
+    return {name: summarised(by_seed, name) for name in {**MEASURES, **dict.fromkeys(often)}}
 
 
 def shared(first: dict[int, float], second: dict[int, float]) -> list[list[float]]:
@@ -109,41 +149,36 @@ def shared(first: dict[int, float], second: dict[int, float]) -> list[list[float
     return [[values[seed] for seed in seeds] for values in (first, second)]
 
 
-def minus(first: dict[int, float], second: dict[int, float]) -> Numbers:
-    """A summary of the paired difference."""
-    return summarise([round(a - b, 9) for a, b in zip(*shared(first, second), strict=True)])
-
-
 def set_numbers(result: Result, base: Result | None = None) -> None:
     """Fill in a result's numbers, tested if its family does; `base` is what it is compared with."""
-    for model, records in result.records.items():
-        ok = [record for record in records.values() if record["status"] == "ok"]
-        counts = Counter(record["status"] for record in records.values())
-        result.numbers[model] = {
-            **{status: counts[status] for status in STATUSES},
-            **{"run": len(records), "failed": len(records) - len(ok)},
-            "missed": sum(not all(record["target_reached"] or [True]) for record in ok),
-            **{name: summarise([of(record) for record in ok]) for name, of in MEASURES.items()},
-        }
-    relu, lwta = map(result.values, PAIR)
+    condition, numbers = result.condition, result.numbers
+    numbers |= {"label": condition.label, "planned": condition.seeds}
+    numbers |= {"family": result.family, "tested_in": result.tested_in}
+    numbers |= {of: summaries(by_seed) for of, by_seed in result.measures.items()}
+    for model, rows in result.rows.items():
+        counts = Counter(row["status"] for row in rows.values())
+        ok = [row for row in rows.values() if row["status"] == "ok"]
+        missed = sum(not all(row["target_reached"] or []) for row in ok)
+        numbers[model] |= {status: counts[status] for status in STATUSES}
+        numbers[model] |= {"run": len(rows), "failed": len(rows) - len(ok), "missed": missed}
+    numbers["failed"] = {model: numbers[model]["failed"] for model in result.rows}
     if result.tested_in == result.family:
-        result.numbers |= compare(*shared(relu, lwta))
+        numbers |= compare(*shared(*map(result.values, PAIR)))
     else:
-        signs = Counter(np.sign([round(gap, 9) for gap in result.gap().values()]))
-        wins, losses = signs[1], signs[-1]
-        result.numbers |= {"difference": minus(relu, lwta), "wins": wins, "losses": losses}
-    means = [result.numbers[model]["forgetting"]["mean"] for model in PAIR]
-    result.numbers["ratio"] = means[1] / means[0] if None not in means and means[0] else None
-    for name in ("last_task", "average_accuracy"):
-        result.numbers[name] = minus(*(result.values(model, name) for model in PAIR))
-    guessing = chance(result.condition.config("relu"))
-    worth = [
-        {s: r["average_accuracy"] if r["status"] == "ok" else guessing for s, r in records.items()}
-        for records in map(result.records.__getitem__, PAIR)
+        gaps = result.values(DIFFERENCE).values()
+        numbers |= {"wins": sum(gap > 0 for gap in gaps), "losses": sum(gap < 0 for gap in gaps)}
+        numbers["difference"] = numbers[DIFFERENCE]["forgetting"]
+    means = [numbers[model]["forgetting"]["mean"] for model in PAIR]
+    numbers["ratio"] = means[1] / means[0] if None not in means and means[0] else None
+    numbers |= {name: numbers[DIFFERENCE][name] for name in ("last_task", "average_accuracy")}
+    guessing = chance(condition.config(PAIR[0]))
+    worth: list[BySeed] = [
+        {s: {"worth": r["average_accuracy"] if r["status"] == "ok" else guessing} for s, r in rows}
+        for rows in (result.rows[model].items() for model in PAIR)
     ]
-    result.numbers["at_chance"] = minus(*worth)  # so that nobody wins by failing
+    numbers["at_chance"] = summarised(minus(*worth), "worth")  # so that nobody wins by failing
     if base:
-        result.numbers["change"] = changed(result, base)
+        numbers["change"] = changed(result, base)
 
 
 def changed(result: Result, base: Result) -> Numbers:
@@ -153,9 +188,12 @@ def changed(result: Result, base: Result) -> Numbers:
     standard deviations of ReLU minus LWTA, with its 95 % interval from 10,000 bootstrap samples of
     seeds (percentiles).
     """
-    numbers: Numbers = {m: minus(result.values(m), base.values(m)) for m in result.records}
-    numbers["difference"] = minus(result.gap(), base.gap())
-    here, there = map(np.array, shared(result.gap(), base.gap()))
+    changes = {
+        of: summarised(minus(result.measures[of], base.measures[of]))
+        for of in (*result.rows, DIFFERENCE)
+    }
+    numbers = {**changes, "difference": changes[DIFFERENCE]}
+    here, there = map(np.array, shared(*(each.values(DIFFERENCE) for each in (result, base))))
     if len(here) >= 10:
         sample = np.random.default_rng(0).integers(len(here), size=(10_000, len(here)))
         with np.errstate(divide="ignore", invalid="ignore"):  # a sample may have no spread
@@ -167,37 +205,39 @@ def changed(result: Result, base: Result) -> Numbers:
 
 def pool(results: Sequence[Result]) -> Result:
     """Each seed's mean over several conditions, where all have its pair, as a result of its own."""
-    records: dict[str, dict[int, Record]] = {model: {} for model in PAIR}
-    for seed in sorted(set.intersection(*(set(result.gap()) for result in results))):
+    rows: dict[str, dict[int, Row]] = {model: {} for model in PAIR}
+    for seed in sorted(set.intersection(*(set(result.values(DIFFERENCE)) for result in results))):
         for model in PAIR:
-            several = [result.records[model][seed] for result in results]
-            means = {
-                name: np.mean([record[name] for record in several], axis=0).tolist()
+            several = [result.rows[model][seed] for result in results]
+            rows[model][seed] = {"status": "ok", "target_reached": None} | {
+                name: np.mean([row[name] for row in several], axis=0).tolist()
                 for name in ("forgetting", "average_accuracy", "accuracy_matrix")
             }
-            records[model][seed] = {"status": "ok", "target_reached": None, **means}
     family = results[0].family
-    return Result(family, Condition(POOLED, seeds=results[0].condition.seeds), records, family)
+    return Result(family, Condition(POOLED, seeds=results[0].condition.seeds), rows, family)
 
 
 @cache
 def analyse() -> dict[str, dict[str, Result]]:
-    """The results of all families, by family and condition's label, from the table of runs."""
-    table = by_key(CONDITIONS.read())
-    tested_in: dict[Any, str] = {}
-    return {name: analyse_family(name, table, tested_in) for name in FAMILIES}
+    """The results of all families, by family and condition's label, from the committed runs."""
+    rows, tested_in = finished_in(CONDITIONS.rows()), {}
+    return {name: analyse_family(name, of, rows, tested_in) for name, of in FAMILIES.items()}
 
 
-def analyse_family(name: str, table: Rows, tested_in: dict[Any, str]) -> dict[str, Result]:
+@cache
+def inside() -> dict[str, Result]:
+    """The results of what is looked into, by condition's label."""
+    return analyse_family("mechanism", INSIDE, finished_in(MECHANISM.rows()), {})
+
+
+def analyse_family(
+    name: str, family: Family, rows: Finished, tested_in: dict[Any, str]
+) -> dict[str, Result]:
     """The results of one family; `tested_in` has the family of each pair of runs so far."""
-    family, results = FAMILIES[name], {}
+    results = {}
     for condition in family.conditions:
-        records = {
-            model: {seed: record_from(row) for seed, row in rows.items()}
-            for model, rows in finished_runs(condition, table).items()
-        }
-        result = results[condition.label] = Result(name, condition, records)
-        if not family.exploratory and not condition.config("relu").joint:
+        result = results[condition.label] = Result(name, condition, condition.finished(rows))
+        if not family.exploratory and not condition.config(PAIR[0]).joint:
             pairs = list(zip(*(condition.keys(model).values() for model in PAIR), strict=True))
             result.tested_in = next((tested_in[pair] for pair in pairs if pair in tested_in), name)
             tested_in |= dict.fromkeys(pairs, result.tested_in)
@@ -228,7 +268,7 @@ def judge_declared(results: Sequence[Result]) -> None:
     """
     reached = [compare(*shared(*map(result.reached, PAIR))) for result in results]
     adjust(reached)
-    missing = any(len(r.records[m]) < r.condition.seeds for r in results for m in PAIR)
+    missing = any(len(r.rows[m]) < r.condition.seeds for r in results for m in PAIR)
     for result, short in zip(results, reached, strict=True):
         planned = result.condition.seeds
         left = planned - result.numbers["difference"]["n"]
@@ -243,7 +283,7 @@ def judge_declared(results: Sequence[Result]) -> None:
 def declared_word(comparison: Numbers) -> str | None:
     """What a comparison says by declared.md."""
     said = verdict(*map(label, PAIR), comparison)
-    if said is None or comparison["p_adjusted"] >= 0.05:
+    if said is None or comparison["p_adjusted"] >= LEVEL:
         return said
     low, high = comparison["difference"]["ci95"]
     if low > ALIKE or high < -ALIKE:
@@ -255,7 +295,8 @@ def result_at(place: str) -> Result:
     """The result of "family/condition"; `InputError` where there is none."""
     family, _, condition = place.partition("/")
     try:
-        return analyse()[family][POOLED if condition == "pooled" else condition]
+        results = inside() if family == "mechanism" else analyse()[family]
+        return results[POOLED if condition == "pooled" else condition]
     except KeyError:
         raise InputError(f"{place}: there is no such condition") from None
 
@@ -263,13 +304,13 @@ def result_at(place: str) -> Result:
 def quantity(place: str) -> Any:
     """A number or a word: "family/condition:name"; the condition may be "pooled".
 
-    Names are those of `Result.row` with dots between, like "relu.forgetting.std",
+    Names are those of `Result.numbers` with dots between, like "relu.forgetting.std",
     "difference.low", "change.lwta", and "records.relu.0.forgetting" of seed 0. A summary alone
     stands for its mean. Raises `InputError` where there is nothing.
     """
     where, _, name = place.rpartition(":")
     result = result_at(where)
-    return look_up({**result.row(), "records": result.records}, name, place)
+    return look_up({**result.numbers, "records": result.rows}, name, place)
 
 
 # --- The bridge -----------------------------------------------------------------------------------
@@ -289,7 +330,7 @@ def carried() -> list[Numbers]:
     small one, to which the other two already belong. Both are seed by seed.
     """
     gaps = {
-        tuple(result.condition.changes[name] for name in INGREDIENTS): result.gap()
+        tuple(result.condition.changes[name] for name in INGREDIENTS): result.measures[DIFFERENCE]
         for result in analyse()["bridge"].values()
     }
     published, small = zip(*(values for _, *values in INGREDIENTS.values()), strict=True)
@@ -297,7 +338,8 @@ def carried() -> list[Numbers]:
     for place, (words, *_) in enumerate(INGREDIENTS.values()):
         alone = (*published[:place], small[place], *published[place + 1 :])
         missing = (*small[:place], published[place], *small[place + 1 :])
-        out, back = minus(gaps[alone], gaps[published]), minus(gaps[small], gaps[missing])
+        out = summarised(minus(gaps[alone], gaps[published]))
+        back = summarised(minus(gaps[small], gaps[missing]))
         ends = [way["ci95"] or (-1, 1) for way in (out, back)]
         word = "undecided"
         if any(low > ALIKE for low, _ in ends):
@@ -353,17 +395,6 @@ def trained_text(row: Numbers) -> str:
     if row["run"] < row["planned"]:
         text += f", {row['planned']} planned"
     return text + (f", {row['missed']} missed the target loss" if row["missed"] else "")
-
-
-def summary(head: str, *names: str, sign: bool = True) -> Column:
-    """A column with one of a row's summaries; empty where it has none."""
-
-    def text(row: Numbers) -> str:
-        for name in names:
-            row = row.get(name) or {}
-        return estimate(row, sign=sign) if row else ""
-
-    return Column(head, text)
 
 
 CONDITION = Column("condition", lambda row: row["label"])
@@ -434,9 +465,16 @@ PAPER = (
 )
 
 
+OF_A_NETWORK = (  # measures, by the names that prose may cite
+    *("forgetting", "task2", "lost.at0.925", "probe.lost", "activity.layer1.after2"),
+    *("activity.layer2.after2", "information.layer1.after2", "information.layer2.after2"),
+    *("overlap_tasks.layer1.after2", "overlap_tasks.layer2.after2"),
+)
+
+
 def chosen_rows(head: str, rows: Sequence[tuple[str, str]]) -> str:
     """A table of some results in Markdown, each with a label of its own and its place."""
-    numbers = [{**result_at(place).row(), "label": text} for text, place in rows]
+    numbers = [{**result_at(place).numbers, "label": text} for text, place in rows]
     columns = (Column(head, CONDITION.text), *PAGE[1:], TESTED[1])
     return markdown(
         columns if any(row.get("verdict") for row in numbers) else columns[:-1], numbers
@@ -448,16 +486,31 @@ def tables() -> dict[str, str]:
     pages = {}
     for name, family in FAMILIES.items():
         results = analyse()[name].values()
-        rows = [r.row() for r in results if not r.condition.config("relu").joint]
+        rows = [r.numbers for r in results if not r.condition.config(PAIR[0]).joint]
         columns = FORGETTING if family.exploratory else (*FORGETTING, *TESTED)
         is_paper = name.startswith("paper")
         columns = (*columns, DISTANCE) if is_paper else columns
         pages[f"{name}: {family.question}"] = markdown(columns, rows)
         if moved := [row for row in rows if "change" in row]:
             pages[f"{name}: change against another condition"] = markdown(CHANGES, moved)
-        by_model = [r.row(model) for r in results for model in r.records]
+        by_model = [r.of_model(model) for r in results for model in r.rows]
         columns = PAPER if is_paper else ACCURACIES
         pages[f"{name}: each activation"] = markdown(columns, by_model)
         if name == "bridge":
             pages["bridge: what carries the gap"] = markdown(CARRIED, carried())
     return pages
+
+
+def inside_tables() -> dict[str, str]:
+    """The table of all networks that are looked into, by its title."""
+    rows = []
+    for name, result in inside().items():
+        for model in result.rows:
+            own = result.numbers[model]
+            less = [result.numbers.get(f"{first}-{model}", {}).get("forgetting") for first in PAIR]
+            cells = [estimate(own[m], sign=False) if m in own else "" for m in OF_A_NETWORK]
+            cells += [estimate(difference) if difference else "" for difference in less]
+            rows.append([name, activation_of(model).label, f"{own['failed']}", *cells])
+    heads = ["condition", "network", "failed runs", *OF_A_NETWORK]
+    heads += [f"{label(model)}'s forgetting minus its" for model in PAIR]
+    return {"mechanism: networks": table(heads, rows)}

@@ -1,4 +1,4 @@
-"""Figures of the study of conditions, from their results."""
+"""Figures of the studies, from their results."""
 
 from __future__ import annotations
 
@@ -10,18 +10,40 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullFormatter
 
 from compete_to_compute import label
-from study.analysis import PAPER_ERRORS, POOLED, Numbers, Result, analyse, carried
-from study.conditions import SMALL_START
-from study.runs import ALL_THREE, FIGURES, PAIR
-from visualize_compete_to_compute import colour, save_figure
+from study.analysis import PAPER_ERRORS, POOLED, Numbers, Result, analyse, carried, inside
+from study.explanations import CURVES, curve, distances, mean_of, trained_cells
+from study.families import SMALL_START, activation_of
+from study.runs import ALL_THREE, PAIR
+from study.tables import number
+from visualize_compete_to_compute import colour
 
 # Scales at which the layers of the small setting start with a standard deviation of 0.01, which the
 # authors' later library (IDSIA/brainstorm) has in its MNIST example: of layer 2, of layer 1.
 PAPER_SCALES = (0.01 / np.sqrt(2 / 400), 0.01 / np.sqrt(2 / 784))
 LEARNED = 0.9  # Task 1 accuracy after Task 1, below which a cell is not coloured
 STAR = {model: {"color": colour(model), "markeredgecolor": "black"} for model in PAIR}
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int, size: float = 8) -> None:
+    """Put one panel's legend, which is that of all, below the panels."""
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize=size)
+
+
+def show_zero(axes: Axes) -> None:
+    """Mark zero on the x axis, and let the eye follow its ticks."""
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.grid(axis="x", alpha=0.2)
+
+
+def draw_interval(axes: Axes, summary: Numbers, y: float, **look: Any) -> None:
+    """Draw a mean and its 95 % interval at a height."""
+    half = summary["ci95"][1] - summary["mean"]
+    axes.errorbar(summary["mean"], y, xerr=half, **look)
+
 
 # --- Initial weights ------------------------------------------------------------------------------
 
@@ -34,21 +56,16 @@ def start_line_figure() -> Figure:
         if result.condition.changes["lr"] == SMALL_START["lr"]
     ]
     fresh = analyse()["small-start"]["the small setting"].numbers
+    scales = [scale for scale, _ in line]
     figure, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
-    for axes, (name, words) in zip(
-        panels,
-        {
-            "forgetting": "forgetting: Task 1 accuracy lost to Task 2",
-            "average_accuracy": "average accuracy after both tasks",
-        }.items(),
-        strict=True,
-    ):
+    panels[0].set_ylabel("forgetting: Task 1 accuracy lost to Task 2")
+    panels[1].set_ylabel("average accuracy after both tasks")
+    for axes, name in zip(panels, ("forgetting", "average_accuracy"), strict=True):
         for model, mark in zip(PAIR, "os", strict=True):
             means, low, high = np.array(
                 [(s["mean"], *s["ci95"]) for s in (numbers[model][name] for _, numbers in line)]
             ).T
             bars, look = (means - low, high - means), {"color": colour(model), "capsize": 3}
-            scales = [scale for scale, _ in line]
             axes.errorbar(scales, means, bars, fmt=f"-{mark}", ms=5, label=label(model), **look)
             mean = fresh[model][name]["mean"]
             again = f"{label(model)}, {fresh['difference']['n']} fresh pairs"
@@ -56,14 +73,11 @@ def start_line_figure() -> Figure:
         axes.set(xscale="log", xlabel="scale of the initial weights (1: He, as in the small run)")
         axes.set_xticks(scales, scales)
         axes.minorticks_off()
-        axes.set_ylabel(words)
         axes.grid(alpha=0.2)
         axes.axvspan(*PAPER_SCALES, color="0.9", zorder=0)
         place = {"transform": axes.get_xaxis_transform(), "ha": "center", "fontsize": 8}
         axes.text(np.sqrt(np.prod(PAPER_SCALES)), 0.02, "std .01", **place)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
-    )
+    legend_below(figure, panels[0], 4)
     pairs = sorted({numbers["difference"]["n"] for _, numbers in line})
     told = " to ".join(map(str, pairs[:: max(1, len(pairs) - 1)]))
     figure.suptitle(
@@ -81,31 +95,24 @@ def bridge_figure() -> Figure:
     cells = list(analyse()["bridge"].values())
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.9), layout="constrained")
     for y, result in enumerate(reversed(cells)):
-        difference = result.numbers["difference"]
-        bars = np.abs(np.array(difference["ci95"]) - difference["mean"])[:, None]
         shade = colour("lwta") if result.numbers["verdict"].startswith("LWTA") else "0.5"
-        left.errorbar(difference["mean"], y, xerr=bars, fmt="o", color=shade)
+        draw_interval(left, result.numbers["difference"], y, fmt="o", color=shade)
     names = [
         "start {init_scale}, lr {lr}, {epochs} epochs".format(**r.condition.changes) for r in cells
     ]
     left.set_yticks(range(len(cells)), reversed(names), fontsize=8)
     left.set_title("forgetting, ReLU minus LWTA; blue: LWTA forgets less", fontsize=9)
     for y, row in enumerate(reversed(carried())):
-        for way, shift, mark in (("out", 0.12, "s"), ("back", -0.12, "D")):
-            mean, (low, high) = row[way]["mean"], row[way]["ci95"]
-            bars = [[mean - low], [high - mean]]
-            right.errorbar(
-                mean, y + shift, xerr=bars, fmt=mark, color="0.2", mfc="w" if shift > 0 else "0.2"
-            )
+        draw_interval(right, row["out"], y + 0.12, fmt="s", color="0.2", mfc="w")
+        draw_interval(right, row["back"], y - 0.12, fmt="D", color="0.2", mfc="0.2")
     right.set_yticks(range(3), [row["label"] for row in reversed(carried())], fontsize=8)
     right.set_ylim(-0.6, 2.6)
     right.set_title(
         "added to the gap: open, to the published\nsetting; full, where the others are small",
         fontsize=9,
     )
-    for axes in (left, right):
-        axes.axvline(0, color="black", linewidth=0.8)
-        axes.grid(axis="x", alpha=0.2)
+    show_zero(left)
+    show_zero(right)
     pairs = min(result.numbers["difference"]["n"] for result in cells)
     figure.suptitle(
         f"From the published setting to the small one: {pairs} pairs, 95 % intervals", fontsize=10
@@ -205,19 +212,15 @@ def summary_figure(places: Collection[str]) -> Figure:
     shades = {"LWTA forgets less": colour("lwta"), "ReLU forgets less": colour("relu")}
     shades |= {"alike": "black", "a difference, perhaps": "0.3", "undecided": "0.6"}
     for said, shade in shades.items():
-        ends = [
-            (difference["mean"], difference["ci95"][1], y)
-            for y, (difference, found, _) in enumerate(rows)
-            if found.startswith(said)
-        ]
-        means, high, y = np.array(ends).reshape(-1, 3).T
-        axes.errorbar(means, y, xerr=high - means, fmt="o", color=shade, ms=4, label=said)
-    axes.axvline(0, color="black", linewidth=0.8)
+        axes.errorbar([], [], xerr=[], fmt="o", color=shade, ms=4, label=said)
+        for y, (difference, found, _) in enumerate(rows):
+            if found.startswith(said):
+                draw_interval(axes, difference, y, fmt="o", color=shade, ms=4)
+    show_zero(axes)
     labels = [f"{text} (n = {difference['n']})" for difference, _, text in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.set_ylim(-1, len(rows))
     axes.set_xlabel("forgetting of ReLU minus LWTA, 95 % interval, unadjusted")
-    axes.grid(axis="x", alpha=0.2)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
         "Who forgets less in the tested conditions that the report gives numbers of;\n"
@@ -266,9 +269,7 @@ def paper_figure() -> Figure:
     figure.supylabel("Task 1 test error after Task 2, %", fontsize=10)
     grid[0, 0].set(yscale="log", ylim=(1, 130))
     grid[0, 0].set_yticks([1, 2, 5, 10, 20, 50, 100], [1, 2, 5, 10, 20, 50, "fails"])
-    figure.legend(
-        *grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8
-    )
+    legend_below(figure, grid[0, 0], 6)
     figure.suptitle(
         "The paper's protocol: mean and standard deviation of the runs that trained; crosses: runs "
         "fail; bands: the paper's own errors.\nCircles: exploration, from small weights 3 "
@@ -315,15 +316,130 @@ def draw_errors(
         axes.plot(failing, np.full(len(failing), 100), "X", ms=7, color=colour(model))
 
 
-def draw_all(places: Collection[str]) -> None:
-    """Write every figure of the study of conditions; `places` are those that the pages speak of."""
-    figures = {
+# --- What is looked into --------------------------------------------------------------------------
+
+
+def layers_figure() -> Figure:
+    """Segregation and overlap, layer by layer, before and after each task."""
+    shown = (
+        ("information", "information_chance", "bits a gate has\nabout the task"),
+        ("gap", "gap_chance", "gap |a - b|"),
+        ("overlap_tasks", "overlap_chance", "overlap across tasks"),
+    )
+    cells = inside()
+    moments = (("before", ":"), ("after1", "--"), ("after2", "-"))
+    figure, grid = plt.subplots(2, 3, figsize=(8, 6), layout="constrained")
+    figure.suptitle(
+        "How differently the tasks use each layer. Crosses, after Task 2, left and middle: the\n"
+        "other 125 ways to part the digits 5 to 5; right: independent units as often active",
+        fontsize=10,
+    )
+    for row, name in zip(grid, ("default", "four layers"), strict=True):
+        layers = range(1, cells[name].condition.config("relu").depth + 1)
+        for axes, (measure, chance, text) in zip(row, shown, strict=True):
+            for model in PAIR:
+                found = cells[name].numbers[model]
+                look = {"color": colour(model), "marker": "o", "markersize": 4}
+                for moment, line in moments:
+                    values = [found[f"{measure}.layer{n}.{moment}"] for n in layers]
+                    words = moment.replace("after", "after Task ")
+                    means = np.array([value["mean"] for value in values])
+                    half = np.array([value["ci95"][1] for value in values]) - means
+                    look |= {"linestyle": line, "label": f"{label(model)}, {words}"}
+                    axes.errorbar(layers, means, half, **look)
+                values = [found[f"{chance}.layer{n}.after2"]["mean"] for n in layers]
+                words = f"{label(model)}, to compare"
+                axes.plot(layers, values, "x", color=colour(model), label=words)
+            axes.set(xlabel="hidden layer", title=name)
+            axes.set_ylabel(text, fontsize=9)
+            axes.set_xticks(list(layers))
+            axes.grid(alpha=0.2)
+    legend_below(figure, grid[0, 0], 4, 7.5)
+    return figure
+
+
+def controls_figure() -> Figure:
+    """What is lost on Task 1, and of that by a refitted probe: LWTA, ReLU and the controls."""
+    cells = inside()
+    networks = [(activation_of(m).label, "default", m) for m in cells["default"].rows]
+    networks += [(name, name, "lwta") for name in ("LWTA with 304 units", "LWTA with 200 units")]
+    marks = {
+        "forgetting": ("o", "at the end of Task 2 (forgetting)"),
+        "lost.at0.925": ("s", "when Task 2 first reaches 92.5 %, if most runs get there"),
+        "probe.lost": ("D", "by a linear probe refitted on the last hidden layer"),
+    }
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
+    for place, (measure, (mark, words)) in enumerate(marks.items()):
+        axes.plot([], [], mark, color="0.4", label=words)
+        for y, (_, name, model) in enumerate(networks):
+            if summary := cells[name].numbers[model].get(measure):
+                look = {"color": colour(model), "marker": mark, "capsize": 3}
+                draw_interval(axes, summary, y + 0.22 * (place - 1), **look)
+    axes.set_yticks(range(len(networks)), [text for text, *_ in networks], fontsize=8)
+    axes.invert_yaxis()
+    show_zero(axes)
+    figure.legend(loc="outside lower center", fontsize=8)
+    axes.set_xlabel("loss of Task 1 accuracy, mean and 95 % interval")
+    axes.set_title("Networks that have a part of competition", fontsize=10)
+    return figure
+
+
+def curves_figure() -> Figure:
+    """Forgetting of both networks over the scales against what might hold them on one curve."""
+    figure, panels = plt.subplots(2, 2, figsize=(9, 7), layout="constrained", sharey=True)
+    for axes, (measure, words) in zip(panels.flat, CURVES.items(), strict=True):
+        for model, (x, y) in curve(measure).items():
+            order = np.argsort(x)
+            axes.plot(x[order], y[order], "-o", color=colour(model), label=label(model))
+        axes.set(xscale="log", xlabel=words)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if x.max() < 100 * x.min():  # few powers of ten
+            ticks = [m * 10.0**power for power in (-2, -1, 0, 1) for m in (1, 2, 5)]
+            low, high = axes.get_xlim()
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.set_xlim(low, high)
+        axes.grid(alpha=0.2)
+        mean = mean_of(distances(measure))
+        axes.set_title(f"LWTA from ReLU's curve: {number(mean, sign=True)}", fontsize=10)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("forgetting")
+    panels[0, 0].legend()
+    figure.suptitle("Is competition a larger start in disguise? Means over the scales of the start")
+    return figure
+
+
+def frontier_figure() -> Figure:
+    """Accuracy against forgetting over all starts and learning rates, for each network."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained", sharey=True)
+    names = {"last_task": "Task 2 accuracy", "average_accuracy": "average accuracy on both tasks"}
+    for axes, (accuracy, name) in zip(panels, names.items(), strict=True):
+        for model, mark in zip(PAIR, "os", strict=True):
+            cells = trained_cells(model).values()
+            points = np.array([(n[accuracy]["mean"], n["forgetting"]["mean"]) for n in cells])
+            axes.plot(*points.T, mark, color=colour(model), alpha=0.35, ms=5)
+            order = points[np.argsort(-points[:, 0])]
+            least = np.minimum.accumulate(order[:, 1])
+            axes.step(order[:, 0], least, where="post", color=colour(model), label=label(model))
+        axes.set(xlabel=f"{name}, mean of a cell", yscale="log")
+        axes.grid(alpha=0.2)
+    panels[0].set(ylabel="forgetting", xlim=(0.9, None))
+    panels[1].set(xlim=(0.7, None))
+    panels[1].legend(title="the least that is reached")
+    figure.suptitle("Forgetting against accuracy, a mark a start and learning rate")
+    return figure
+
+
+def draw_all(places: Collection[str]) -> dict[str, Figure]:
+    """Draw every figure of the runs; `places` are the conditions that the pages speak of."""
+    return {
         "phase_diagram": phase_figure("optimiser", "lr", "momentum", 0.05),
         "start_line": start_line_figure(),
         "bridge": bridge_figure(),
         "start": phase_figure("start-rate", "lr", "init_scale", 0.15),
         "summary": summary_figure(places),
         "paper": paper_figure(),
+        "layers": layers_figure(),
+        "controls": controls_figure(),
+        "curves": curves_figure(),
+        "frontier": frontier_figure(),
     }
-    for name, figure in figures.items():
-        save_figure(figure, FIGURES / f"{name}.png")

@@ -1,15 +1,13 @@
 """What is measured inside a network: of its gates, its weights and its features.
 
-A measure is a function that gives numbers by name; the tables above `measure_run` say what it is
-measured of. *Gates* are bool (units, images): which units an image makes active. *Digits*, int
-(images,), say what each image shows, 0-4 of Task 1 or 5-9 of Task 2.
+*Gates* are bool (units, images): which units an image makes active. *Digits*, int (images,), say
+what each image shows, 0-4 of Task 1 or 5-9 of Task 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations, pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -25,16 +23,12 @@ from compete_to_compute import (
     loss_and_accuracy,
 )
 
-CHECKPOINTS = ("before", "after Task 1", "after Task 2")
 Numbers = dict[str, float]
 
 
-@dataclass
-class Checkpoint:
-    """A copy of the network at one moment, and its gates then on both tasks' test images."""
-
-    network: MLP
-    gates: list[np.ndarray]  # per hidden layer (units, images of Task 1, then of Task 2)
+# A copy of the network at one moment, and the gates of its hidden layers then on both tasks' test
+# images, (units, images of Task 1, then of Task 2).
+Checkpoint = tuple[MLP, list[np.ndarray]]
 
 
 def passes(network: MLP, inputs: np.ndarray, classes: np.ndarray) -> Iterator[Workspace]:
@@ -52,19 +46,29 @@ def gates_on_tests(network: MLP, tasks: Sequence[Task]) -> list[np.ndarray]:
         for task in tasks
         for work in passes(network, task.test_inputs, task.classes)
     ]
+    return by_layer(pieces)
+
+
+def by_layer(pieces: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
+    """Join what passes left of each layer, (units, images of a pass)."""
     return [np.concatenate(layer, axis=1) for layer in zip(*pieces, strict=True)]
 
 
 # --- Gates of a layer -----------------------------------------------------------------------------
 
 
-def activity(gates: np.ndarray) -> Numbers:
-    """The share of units that are active, mean over images, and that no image activates."""
+def measured_gates(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+    """All numbers of a layer's gates on images of these digits.
+
+    `activity` is the share of units that are active, mean over images, `dead` the share that no
+    image activates.
+    """
     rates = gates.mean(axis=1)
-    return {"activity": float(rates.mean()), "dead": float(np.mean(rates == 0))}
+    active = {"activity": float(rates.mean()), "dead": float(np.mean(rates == 0))}
+    return active | task_use(gates, digits) | overlap(gates, digits)
 
 
-def segregation(gates: np.ndarray, digits: np.ndarray) -> Numbers:
+def task_use(gates: np.ndarray, digits: np.ndarray) -> Numbers:
     """How differently the tasks use the units, means over units.
 
     `gap`: |a - b| for a unit that is active on the shares a and b of the tasks' images.
@@ -84,14 +88,9 @@ def segregation(gates: np.ndarray, digits: np.ndarray) -> Numbers:
     varies = gates.any(axis=1) & ~gates.all(axis=1)
     parts = 1 - given_half[varies] / whole[varies]
     shares = parts.mean(axis=0) if varies.any() else np.full(len(share), np.nan)
-    return {
-        "gap": float(gap[0]),
-        "gap_chance": float(gap[1:].mean()),
-        "information": float(information[0]),
-        "information_chance": float(information[1:].mean()),
-        "information_share": float(shares[0]),
-        "information_share_chance": float(shares[1:].mean()),
-    }
+    found = {"gap": gap, "information": information, "information_share": shares}
+    chance = {f"{name}_chance": float(values[1:].mean()) for name, values in found.items()}
+    return {name: float(values[0]) for name, values in found.items()} | chance
 
 
 def second_halves(digits: np.ndarray) -> np.ndarray:
@@ -161,11 +160,10 @@ def cosine(weights: np.ndarray) -> float:
 def directions(network: MLP, task: Task) -> list[Numbers]:
     """Of each hidden layer, on a task's test images: `rank` of the centred activations and `cosine`
     of the incoming weights."""
-    pieces = [
+    layers = by_layer(
         [hidden[:-1].astype(np.float64) for hidden in work.hidden]
         for work in passes(network, task.test_inputs, task.classes)
-    ]
-    layers = [np.concatenate(layer, axis=1) for layer in zip(*pieces, strict=True)]
+    )
     return [
         {
             "rank": effective_rank(hidden - hidden.mean(axis=1, keepdims=True)),
@@ -201,18 +199,6 @@ def start_measures(network: MLP, task: Task) -> Numbers:
     return {"logit_std": float(logits.std()), "tangent_trace": total / len(task.classes)}
 
 
-# --- What training changes ------------------------------------------------------------------------
-
-
-def moved_weights(before: np.ndarray, after: np.ndarray) -> Numbers:
-    """The norm of a layer's change over its norm before, and the effective rank of the change."""
-    change = after.astype(np.float64) - before
-    return {
-        "moved": float(np.linalg.norm(change) / np.linalg.norm(before)),
-        "moved_rank": effective_rank(change),
-    }
-
-
 # --- Features -------------------------------------------------------------------------------------
 
 PROBE_IMAGES = 5000  # at most, of a task's training images
@@ -225,30 +211,27 @@ def probe_accuracy(network: MLP, task: Task) -> float:
     The penalty, of six, is the one that classifies a fifth of the training images best that it was
     not fitted to.
     """
-    features = last_features(network, task.train_inputs[:PROBE_IMAGES], task.classes)
+    features = last_features(network, task, task.train_inputs[:PROBE_IMAGES])
     labels = task.train_labels[: len(features)]
     targets = np.eye(len(task.classes))[labels]
     spared = np.arange(len(labels)) % 5 == 0
 
     def accuracy_on_spared(penalty: float) -> float:
         head = ridge(features[~spared], targets[~spared], penalty)
-        return np.mean((features[spared] @ head).argmax(axis=1) == labels[spared])
+        return share_right(features[spared] @ head, labels[spared])
 
     head = ridge(features, targets, max(PENALTIES, key=accuracy_on_spared))
-    features = last_features(network, task.test_inputs, task.classes)
-    return float(np.mean((features @ head).argmax(axis=1) == task.test_labels))
+    return share_right(last_features(network, task, task.test_inputs) @ head, task.test_labels)
 
 
 def five_shot_accuracy(network: MLP, task: Task) -> float:
     """Test accuracy of the nearest class mean, from a task's first five training images a class."""
-    shown = np.concatenate(
-        [np.flatnonzero(task.train_labels == label)[:5] for label in range(len(task.classes))]
-    )
-    features = last_features(network, task.train_inputs[shown], task.classes)
-    means = features.reshape(len(task.classes), 5, -1).mean(axis=1)
-    features = last_features(network, task.test_inputs, task.classes)
-    distance = (means**2).sum(axis=1) - 2 * features @ means.T
-    return float(np.mean(distance.argmin(axis=1) == task.test_labels))
+    classes = range(len(task.classes))
+    shown = np.concatenate([np.flatnonzero(task.train_labels == label)[:5] for label in classes])
+    features = last_features(network, task, task.train_inputs[shown])
+    means = features.reshape(len(classes), 5, -1).mean(axis=1)
+    features = last_features(network, task, task.test_inputs)
+    return share_right(2 * features @ means.T - (means**2).sum(axis=1), task.test_labels)
 
 
 def exchanged_heads(before: MLP, after: MLP, task: Task) -> Numbers:
@@ -260,11 +243,11 @@ def exchanged_heads(before: MLP, after: MLP, task: Task) -> Numbers:
     old, new = (
         network.weights[-1][task.classes].astype(np.float64).T for network in (before, after)
     )
-    accuracies = {}
-    for name, network, head in (("old_head", after, old), ("new_head", before, new)):
-        logits = last_features(network, task.test_inputs, task.classes) @ head
-        accuracies[name] = float(np.mean(logits.argmax(axis=1) == task.test_labels))
-    fitted = last_features(after, task.train_inputs[:PROBE_IMAGES], task.classes) @ new
+    logits = {
+        "old_head": last_features(after, task, task.test_inputs) @ old,
+        "new_head": last_features(before, task, task.test_inputs) @ new,
+    }
+    fitted = last_features(after, task, task.train_inputs[:PROBE_IMAGES]) @ new
     labels = task.train_labels[: len(fitted)]
 
     def loss(offsets: np.ndarray) -> tuple[float, np.ndarray]:
@@ -274,14 +257,19 @@ def exchanged_heads(before: MLP, after: MLP, task: Task) -> Numbers:
         return loss_and_accuracy(moved, labels)[0], gradient
 
     offsets = minimize(loss, np.zeros(len(task.classes)), jac=True).x
-    logits = last_features(after, task.test_inputs, task.classes) @ new + offsets
-    return accuracies | {"offsets": float(np.mean(logits.argmax(axis=1) == task.test_labels))}
+    logits["offsets"] = last_features(after, task, task.test_inputs) @ new + offsets
+    return {name: share_right(scores, task.test_labels) for name, scores in logits.items()}
 
 
-def last_features(network: MLP, inputs: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def last_features(network: MLP, task: Task, inputs: np.ndarray) -> np.ndarray:
     """The last hidden layer's activations with a column of ones, float64 (images, units + 1)."""
-    pieces = passes(network, inputs, classes)
+    pieces = passes(network, inputs, task.classes)
     return np.concatenate([work.hidden[-1].T.astype(np.float64) for work in pieces])
+
+
+def share_right(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images whose label has the highest score, (images, classes)."""
+    return float(np.mean(scores.argmax(axis=1) == labels))
 
 
 def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
@@ -293,34 +281,51 @@ def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
 
 # --- All of a run ---------------------------------------------------------------------------------
 
-# On Task 1, at each checkpoint.
-OF_NETWORK = {"probe": probe_accuracy, "five_shot": five_shot_accuracy}
+# What is kept of each hidden layer at each checkpoint: what a page, a table or a figure reads.
+KEPT = {
+    "before": ("gap", "information", "overlap_tasks", "rank"),
+    "after1": ("gap", "information", "overlap_tasks", "rank", "cosine", "dead"),
+    "after2": (
+        *("activity", "gap", "gap_chance", "information", "information_chance"),
+        *("information_share", "information_share_chance", "overlap_tasks", "overlap_chance"),
+    ),
+}
 
 
-def measured_gates(gates: np.ndarray, digits: np.ndarray) -> Numbers:
-    """All numbers of a layer's gates, (units, images), on images of these digits."""
-    return activity(gates) | segregation(gates, digits) | overlap(gates, digits)
+def measure_run(
+    tasks: Sequence[Task], checkpoints: Sequence[Checkpoint], learned: float
+) -> dict[str, Any]:
+    """Measure a run at its three checkpoints; `learned` is its accuracy on Task 1 at the second.
 
-
-def measure_run(tasks: Sequence[Task], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
-    """All measures of a run, from its three `CHECKPOINTS`: layer by layer, moment by moment."""
+    A number by name, or a list with one for each layer: "gap.after2" is of the hidden layers,
+    "moved.task2" (the norm of a layer's change in Task 2 over its norm before) and
+    "moved_rank.task1" (the effective rank of its change) also of the output's. "lost." is what
+    Task 1's accuracy loses in Task 2: by heads of another moment, by what is fitted to its images.
+    """
     digits = np.concatenate([task.classes[task.test_labels] for task in tasks])
-    start, before, after = checkpoints
-    moved = [
-        [moved_weights(a[:, :-1], b[:, :-1]) for a, b in zip(*both, strict=True)]
-        for both in pairwise(checkpoint.network.weights for checkpoint in checkpoints)
-    ]
-    return {
-        "start": start_measures(start.network, tasks[0]),
-        "layers": [[measured_gates(layer, digits) for layer in c.gates] for c in checkpoints],
-        "directions": [directions(c.network, tasks[0]) for c in checkpoints],
-        "moved": moved,
-        "heads": exchanged_heads(before.network, after.network, tasks[0]),
-        **{
-            name: {
-                moment: measure(checkpoint.network, tasks[0])
-                for moment, checkpoint in zip(CHECKPOINTS, checkpoints, strict=True)
-            }
-            for name, measure in OF_NETWORK.items()
-        },
-    }
+    networks = [network for network, _ in checkpoints]
+    values: dict[str, Any] = start_measures(networks[0], tasks[0])
+    for (moment, names), (network, gates) in zip(KEPT.items(), checkpoints, strict=True):
+        layers = directions(network, tasks[0])
+        for layer, of_layer in zip(layers, gates, strict=True):
+            layer |= measured_gates(of_layer, digits)
+        values |= {f"{name}.{moment}": each(layer[name] for layer in layers) for name in names}
+    start, after1, after2 = ([w[:, :-1] for w in network.weights] for network in networks)
+    first, second = (
+        [(b.astype(np.float64) - a, a) for a, b in zip(*both, strict=True)]
+        for both in ((start, after1), (after1, after2))
+    )
+    values["moved_rank.task1"] = each(effective_rank(change) for change, _ in first)
+    values["moved.task2"] = each(np.linalg.norm(c) / np.linalg.norm(a) for c, a in second)
+    heads = exchanged_heads(networks[1], networks[2], tasks[0])
+    values |= {f"lost.{name}": learned - accuracy for name, accuracy in heads.items()}
+    for name, measure in (("probe", probe_accuracy), ("five_shot", five_shot_accuracy)):
+        # Also before training, which nobody reads: a random winner is drawn at every pass.
+        _, before, after = (measure(network, tasks[0]) for network in networks)
+        values[f"{name}.lost"] = before - after
+    return values
+
+
+def each(numbers: Iterable[float]) -> list[float]:
+    """A list of numbers, of eight digits, as they fill most of the file of runs."""
+    return [float(f"{number:.8g}") for number in numbers]

@@ -1,23 +1,22 @@
-"""How close the training comes to the time of its matrix products alone.
+"""How close training comes to the time of its matrix products alone.
 
     python3 -m study speed
 
 The floor is the products of every training step and every evaluation, at 784 inputs, float32 and
 one BLAS thread, with nothing between them. Floor and training alternate in one process, and each
-ratio is the median over the rounds of the ratios. Writes study/results/speed.json, where the key
-`peers` belongs to study/peers.py.
+ratio is the median over the rounds of the ratios. Writes study/results/speed.json.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,11 @@ from typing import Any
 import numpy as np
 
 import compete_to_compute as experiment
-from compete_to_compute import DIGITS, PIXELS, Config, InputError, Stopped
+from compete.data import load_mnist
+from compete.files import Stopped, check_writable, to_json, write_or_stop
+from compete.machine import environment
+from compete.options import POSITIVE_COUNT, OneLineParser, add_options, check_options, option
+from compete_to_compute import ACTIVATIONS, DIGITS, PIXELS, Config, train_model
 from study.runs import PAIR, RESULTS, STUDY
 from study.tables import Column, markdown
 
@@ -33,19 +36,27 @@ SIZES = {"default": Config(), "1024x3": Config(hidden=1024, depth=3, epochs=1)}
 Measured = dict[str, Any]  # numbers and spreads by name, as in speed.json
 
 
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    rounds: int = option(9, "measurements of each", POSITIVE_COUNT)
+    out: Path = option(RESULTS / "speed.json", "what was measured", type=Path, metavar="FILE")
+
+
+# --- What is measured -----------------------------------------------------------------------------
+
+
 def seconds(work: Callable[[], Any]) -> float:
-    """How long `work` takes."""
+    """Take the time of `work`."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
+    """Give median, lowest and highest."""
     return {"median": float(np.median(values)), "lowest": min(values), "highest": max(values)}
-
-
-# --- What is measured -----------------------------------------------------------------------------
 
 
 def matrix_products(config: Config) -> Callable[[], None]:
@@ -87,15 +98,15 @@ def matrix_products(config: Config) -> Callable[[], None]:
 
 
 def measure_training(rounds: int) -> Measured:
-    """Floor and training of each model in turn, `rounds` times at each size."""
-    mnist, results = experiment.load_mnist(), {}
+    """Time floor and training of each model in turn, `rounds` times at each size."""
+    mnist, results = load_mnist(), {}
     for size, config in SIZES.items():
         floor, times = matrix_products(config), defaultdict(list)
         floor()
         for _ in range(rounds):
             times["floor"].append(seconds(floor))
             for model in PAIR:
-                run = experiment.train_model(config, experiment.ACTIVATIONS[model], 0, mnist)
+                run = train_model(config, ACTIVATIONS[model], 0, mnist)
                 times[model].append(run.seconds)
         results[size] = {name: {"seconds": spread(values)} for name, values in times.items()}
         for model in PAIR:
@@ -104,57 +115,35 @@ def measure_training(rounds: int) -> Measured:
     return results
 
 
-def run_process(
-    arguments: Sequence[str], cores: Sequence[int] = (), variables: dict[str, str] | None = None
-) -> float:
-    """Seconds of a Python process, from interpreter start to exit.
-
-    It runs at the root of the repository, may use `cores` only, where the system can say so
-    (empty: all), and has `variables` in its environment. Raises `Stopped` if it fails.
-    """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if allowed and cores:
-        os.sched_setaffinity(0, cores)  # which the process inherits
-    began = time.perf_counter()
-    try:
-        answer = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=STUDY.parent,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(variables or {})},
-        )
-    finally:
-        elapsed = time.perf_counter() - began
-        if allowed:
-            os.sched_setaffinity(0, allowed)
+def run_python(arguments: Sequence[str]) -> None:
+    """Run a Python process at the root of the repository; `Stopped` if it fails."""
+    words = [sys.executable, *arguments]
+    answer = subprocess.run(words, cwd=STUDY.parent, capture_output=True, text=True)
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise Stopped(f"{' '.join(arguments)} failed: {reason}")
-    return elapsed
 
 
-def command(folder: str, *options: str) -> list[str]:
-    """Our own command with these options, which writes into `folder`."""
-    outputs = ["--out", f"{folder}/results.json", "--snapshots", f"{folder}/snapshots.npz"]
-    return ["compete_to_compute.py", "--quiet", *outputs, *options]
+def commands(folder: str) -> dict[str, list[str]]:
+    """Name the commands that are timed; they write into the folder, and the last two draw it."""
+    results, snapshots = f"{folder}/results.json", f"{folder}/snapshots.npz"
+    train = ["compete_to_compute.py", "--quiet", "--out", results, "--snapshots", snapshots]
+    figures = ["--snapshots", snapshots, "--results", results, "--out-dir", folder]
+    animation = ["--snapshots", snapshots, "--out", f"{folder}/a.gif"]
+    return {
+        "one seed": train,
+        "ten seeds": [*train, "--n-seeds", "10"],
+        "visualise": ["visualize_compete_to_compute.py", *figures],
+        "animate": ["make_compete_to_compute_gif.py", *animation],
+    }
 
 
 def measure_processes(rounds: int) -> Measured:
-    """Whole commands."""
+    """Time whole commands, from the start of the interpreter to its exit."""
     with tempfile.TemporaryDirectory() as folder:
-        drawn = ["--snapshots", f"{folder}/snapshots.npz"]
-        figures = [*drawn, "--results", f"{folder}/results.json", "--out-dir", folder]
-        commands = {
-            "one seed": command(folder),
-            "ten seeds": command(folder, "--n-seeds", "10"),
-            "visualise": ["visualize_compete_to_compute.py", *figures],
-            "animate": ["make_compete_to_compute_gif.py", *drawn, "--out", f"{folder}/a.gif"],
-        }
         return {
-            name: {"seconds": spread([run_process(arguments) for _ in range(rounds)])}
-            for name, arguments in commands.items()
+            name: {"seconds": spread([seconds(partial(run_python, words)) for _ in range(rounds)])}
+            for name, words in commands(folder).items()
         }
 
 
@@ -162,7 +151,7 @@ def measure_processes(rounds: int) -> Measured:
 
 
 def numbers(measured: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number by its dotted name; a median goes by the name of its spread."""
+    """Give every number by its dotted name; a median goes by the name of its spread."""
     if isinstance(measured, dict):
         for key, part in measured.items():
             yield from numbers(part, name if key == "median" else f"{name}.{key}".lstrip("."))
@@ -170,121 +159,78 @@ def numbers(measured: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, measured
 
 
-def column(head: str, cell: str, name: str) -> Column:
-    """A column of one number, whose cell may also tell its lowest {1} and highest {2}."""
+def column(head: str, name: str, cell: str = "{}") -> Column:
+    """Make a column of one number, whose cell may also tell its lowest {1} and highest {2}."""
     names = (name, f"{name}.lowest", f"{name}.highest")
     return Column(head, lambda row: cell.format(*map(row.get, names)) if name in row else "")
 
 
-NAME, SECONDS, RATIO_RANGE = "{}", "{:.2f} s", "{:.2f} ({:.2f} to {:.2f})"
-# Key in speed.json: how it is measured, and its table, with a row for each name below the key.
-PARTS: dict[str, tuple[Callable[[int], Measured], str, list[Column]]] = {
+SECONDS, RATIO = "{:.2f} s", "{:.2f} ({:.2f} to {:.2f})"
+TABLES = {  # by the key in speed.json; what stands below the key is a row each
     "training": (
-        measure_training,
         "Training beside its matrix products alone (5 epochs a task, 1 at 1024x3)",
-        [
-            column("size", NAME, "name"),
-            column("products alone", SECONDS, "floor.seconds"),
-            column("ReLU", SECONDS, "relu.seconds"),
-            column("ReLU, times the floor", RATIO_RANGE, "relu.over_floor"),
-            column("LWTA", SECONDS, "lwta.seconds"),
-            column("LWTA, times the floor", RATIO_RANGE, "lwta.over_floor"),
-        ],
+        column("size", "name"),
+        column("products alone", "floor.seconds", SECONDS),
+        column("ReLU", "relu.seconds", SECONDS),
+        column("ReLU, times the floor", "relu.over_floor", RATIO),
+        column("LWTA", "lwta.seconds", SECONDS),
+        column("LWTA, times the floor", "lwta.over_floor", RATIO),
     ),
     "processes": (
-        measure_processes,
         "Commands from start to exit",
-        [column("command", NAME, "name"), column("time", SECONDS, "seconds")],
+        column("command", "name"),
+        column("time", "seconds", SECONDS),
+    ),
+    "environment": (
+        "Where the speed was measured",
+        *(column(name, name) for name in ("processor", "cores", "blas", "blas_kernel")),
     ),
 }
-MACHINE = [column(name, NAME, name) for name in ("processor", "cores", "blas", "blas_kernel")]
 
 
 def tables(report: Measured) -> dict[str, str]:
-    """Markdown tables by their titles, of what is in the report; not those of study/peers.py."""
-    result = {
-        title: markdown(columns, [{"name": k, **dict(numbers(v))} for k, v in report[key].items()])
-        for key, (_, title, columns) in PARTS.items()
-        if key in report
+    """Give Markdown tables by their titles, of what is in the report."""
+    rows = {
+        part: [{"name": name, **row, **dict(numbers(row))} for name, row in report[part].items()]
+        for part in TABLES
+        if part in report
     }
-    if "environment" in report:
-        result["Where the speed was measured"] = markdown(MACHINE, [report["environment"]])
-    return result
+    return {TABLES[part][0]: markdown(TABLES[part][1:], found) for part, found in rows.items()}
 
 
 def quantities(report: Measured) -> dict[str, float]:
-    """What prose may cite: all numbers by dotted names, for example training.default.floor.seconds.
+    """Give what prose may cite by dotted names, for example training.default.floor.seconds.
 
-    A median goes by the plain name, with .lowest and .highest beside it. Other libraries' are
-    peers.<workload>.<library>.<name>. "processes.all of one seed.seconds" is a seed with its
-    figures and animation.
+    A median goes by the plain name, with .lowest and .highest beside it. "processes.all of one
+    seed.seconds" is a seed with its figures and animation.
     """
-    parts = {name: report[name] for name in PARTS if name in report}
-    parts["peers"] = report.get("peers", {}).get("workloads", {})
-    result = dict(numbers(parts))
+    found = dict(numbers({part: report[part] for part in TABLES if part in report}))
     one_seed = [f"processes.{name}.seconds" for name in ("one seed", "visualise", "animate")]
-    if "processes" in parts:
-        result["processes.all of one seed.seconds"] = sum(result[name] for name in one_seed)
-    return result
+    return {**found, "processes.all of one seed.seconds": sum(found[name] for name in one_seed)}
 
 
 # --- Command line ---------------------------------------------------------------------------------
 
 
-def saved_report(path: Path) -> Measured:
-    """What was measured before. Raises `InputError` for a damaged file."""
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be read ({error}); delete it to start anew") from None
-
-
-def measure_and_save(
-    command: str,
-    question: str,
-    rounds: int,
-    measure: Callable[[int], Measured],
-    tables: Callable[[Measured], dict[str, str]],
-    arguments: Sequence[str] | None,
-) -> int:
-    """A command of speed: its options (`rounds` is a default), its measurement, its part saved."""
-    parser = experiment.OneLineParser(prog=f"python3 -m study {command}", description=question)
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help=f"measurements of each (default {rounds})"
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, save; the exit status."""
+    parser = OneLineParser(
+        prog="python3 -m study speed",
+        description="How close does training come to the time of its matrix products alone?",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=RESULTS / "speed.json",
-        help="takes what is measured; the rest of it stays (default study/results/speed.json)",
-    )
-    options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        raise InputError("--rounds must be 1 or more")
-    experiment.check_writable(options.out)
-    saved_report(options.out)  # refuses a damaged file now, and not after measuring
-    measured = measure(options.rounds)
-    # Read only now: the other command may have measured meanwhile.
-    experiment.write_or_stop(
-        options.out, experiment.to_json({**saved_report(options.out), **measured})
-    )
-    for title, table in tables(measured).items():
+    add_options(parser, Options)
+    options = Options(**vars(parser.parse_args(arguments)))
+    check_options(options)
+    check_writable(options.out)
+    here = {**environment(Path(experiment.__file__)), "rounds": options.rounds}
+    report = {
+        "schema": experiment.SCHEMA,
+        "environment": {"training, commands": here},
+        "training": measure_training(options.rounds),
+        "processes": measure_processes(options.rounds),
+    }
+    write_or_stop(options.out, to_json(report))
+    for title, table in tables(report).items():
         print(f"\n{title}\n\n{table}")
     print(f"\nWrote {options.out}")
     return 0
-
-
-def measure_speed(rounds: int) -> Measured:
-    """Everything here."""
-    report: Measured = {
-        "schema": experiment.SCHEMA,
-        "rounds": rounds,
-        "environment": experiment.environment(),
-    }
-    return {**report, **{name: measure(rounds) for name, (measure, *_) in PARTS.items()}}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, save; the exit status."""
-    question = "How close does training come to the time of its matrix products alone?"
-    return measure_and_save("speed", question, 9, measure_speed, tables, arguments)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compete_to_compute import InputError
+from compete.files import InputError
 
 MISSING = "-"  # a cell without a number
 
@@ -40,11 +40,27 @@ class Column:
     text: Callable[[Any], str]
 
 
+def summary(head: str, *names: str, sign: bool = True) -> Column:
+    """A column with a summary that lies in a row under these names; empty where there is none."""
+
+    def text(row: dict[str, Any]) -> str:
+        for name in names:
+            row = row.get(name) or {}
+        return estimate(row, sign=sign) if row else ""
+
+    return Column(head, text)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table of cells."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def markdown(columns: Sequence[Column], rows: Iterable[Any]) -> str:
     """A Markdown table of any kind of rows that the columns can read."""
-    cells = [[column.text(row) for column in columns] for row in rows]
-    lines = [[column.head for column in columns], ["---"] * len(columns), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    cells = ([column.text(row) for column in columns] for row in rows)
+    return table([column.head for column in columns], cells)
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -4,12 +4,12 @@
 
 People write README.md and study/README.md; a number in their prose stands between anchors that a
 reader does not see, `<!--=PLACE @ FORMAT-->` before it and `<!--/-->` behind it, and is put there
-from the runs. PLACE is that of `analysis.quantity` or `mechanism_analysis.quantity`, `why:NAME` of
-the small setting there, `speed:NAME`, `movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT
-is Python's. A table goes between `<!--table TITLE-->` and `<!--/table-->`; one of chosen conditions
-has its rows in the first anchor, behind the first column's head, a line `LABEL: FAMILY/CONDITION`
-each, without FAMILY if it is that of the row above, and ends with `<!--/rows-->`.
-study/tables.md has every table, and is written whole.
+from the runs. PLACE is that of `analysis.quantity`, `why:NAME` of the small setting that is looked
+into, `speed:NAME`, `movement:NAME`, or `size:FILE` in thousands of bytes; FORMAT is Python's. A
+table goes between `<!--table TITLE-->` and `<!--/table-->`; one of chosen conditions has its rows
+in the first anchor, behind the first column's head, a line `LABEL: FAMILY/CONDITION` each, without
+FAMILY if it is that of the row above, and ends with `<!--/rows-->`. study/tables.md has every
+table, and is written whole.
 """
 
 from __future__ import annotations
@@ -21,18 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from compete_to_compute import InputError, OneLineParser, check_writable, write_or_stop
-from study import (
-    analysis,
-    explanations,
-    figures,
-    mechanism_analysis,
-    mechanism_figures,
-    movement,
-    peers,
-    rule,
-    speed,
-)
+from compete.files import InputError, check_writable, write_or_stop
+from compete.options import OneLineParser
+from study import analysis, explanations, figures, movement, rule, speed
 from study.claims import claims_table
 from study.runs import FIGURES, RESULTS, STUDY
 from visualize_compete_to_compute import save_figure
@@ -41,7 +32,6 @@ PAGES = (STUDY.parent / "README.md", STUDY / "README.md")
 TABLES = STUDY / "tables.md"
 NUMBER = re.compile(r"<!--=(?P<place>[^>]+?)(?: @ (?P<format>[^ >]+))?-->.*?<!--/-->", re.DOTALL)
 TABLE = re.compile(r"<!--table (?P<title>.+?)-->\n.*?<!--/table-->", re.DOTALL)
-
 ROWS = re.compile(
     r"(?P<start><!--rows (?P<head>.+?)\n(?P<rows>.+?)\n-->\n).*?<!--/rows-->", re.DOTALL
 )
@@ -72,11 +62,10 @@ def quantity(place: str) -> Any:
         if source in ("speed", "movement"):
             return measured(source)[name]
         if source == "why":
-            return mechanism_analysis.quantity(f"mechanism/{explanations.SMALL}:{name}")
+            return analysis.quantity(f"mechanism/{explanations.SMALL}:{name}")
     except (OSError, KeyError):
         raise InputError(f"{place}: there is no such quantity") from None
-    is_mechanism = source.partition("/")[0] == "mechanism"
-    return (mechanism_analysis if is_mechanism else analysis).quantity(place)
+    return analysis.quantity(place)
 
 
 @cache
@@ -86,11 +75,10 @@ def tables() -> dict[str, str]:
         "claims": claims_table(quantity),
         **analysis.tables(),
         **rule.tables(),
-        **mechanism_analysis.tables(),
+        **analysis.inside_tables(),
         **explanations.tables(),
         **movement.tables(saved("movement")),
         **speed.tables(saved("speed")),
-        **peers.tables(saved("speed")),
     }
 
 
@@ -124,28 +112,28 @@ def filled(page: str) -> str:
     return ROWS.sub(put_rows, TABLE.sub(put_table, NUMBER.sub(put_number, page)))
 
 
+def contents() -> dict[Path, str]:
+    """The pages, and study/tables.md, as they are to be."""
+    sections = [f"## {title}\n\n{table}\n" for title, table in tables().items()]
+    title = "# Every table\n\nMade by `python3 -m study write`.\n"
+    pages = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES}
+    return {**pages, TABLES: "\n".join([title, *sections])}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages, the tables and the figures; the exit status."""
-    parser = OneLineParser(
-        prog="python3 -m study write", description="Numbers, tables and figures; trains nothing."
-    )
-    parser.parse_args(arguments)
-    contents: dict[Path, str] = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES}
-    everything = "\n".join(contents.values())
-    places = {m["place"].rpartition(":")[0] for m in NUMBER.finditer(everything)}
-    places |= {place for m in ROWS.finditer(everything) for _, place in rows_of(m)}
-    sections = [f"## {title}\n\n{table}\n" for title, table in tables().items()]
-    contents[TABLES] = "\n".join(
-        ["# Every table\n\nMade by `python3 -m study write`.\n", *sections]
-    )
-    for path in contents:
+    OneLineParser(description="Numbers, tables and figures; trains nothing.").parse_args(arguments)
+    written = contents()
+    for path in written:
         check_writable(path)
-    for path, text in contents.items():
+    for path, text in written.items():
         write_or_stop(path, text.encode())
         print(f"Wrote {path}")
+    prose = "\n".join(written[page] for page in PAGES)
+    places = {match["place"].rpartition(":")[0] for match in NUMBER.finditer(prose)}
+    places |= {place for match in ROWS.finditer(prose) for _, place in rows_of(match)}
     FIGURES.mkdir(exist_ok=True)
-    figures.draw_all(places)
-    mechanism_figures.draw_all()
-    explanations.draw_all()
-    save_figure(movement.movement_figure(saved("movement")), FIGURES / "movement.png")
+    drawn = {**figures.draw_all(places), "movement": movement.movement_figure(saved("movement"))}
+    for name, figure in drawn.items():
+        save_figure(figure, FIGURES / f"{name}.png")
     return 0

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fetch_mnist import Mnist, load_mnist
+from compete_to_compute import Mnist, load_mnist  # before numpy, so that BLAS has one thread
 
 # The same examples every time, none kept on disk, and no failure because the machine was busy.
 settings.register_profile(

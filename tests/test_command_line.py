@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import compete_to_compute
-from compete_to_compute import METRICS, MNIST_SHA256, Config, changes, flag, main
+import compete_to_compute as ctc
+from compete.data import MNIST_SHA256
+from compete.files import run_script
+from compete.inference import METRICS
+from compete.machine import git_commit
+from compete.runs import RunFile
+from compete_to_compute import Config, main
 
-SCRIPT = Path(compete_to_compute.__file__)
 SMALLEST = "--hidden 20 --train-per-class 20 --test-per-task 50 --epochs 1"
 # Enough for every model to learn both tasks, in 50 ms.
 LEARNING = "--hidden 40 --train-per-class 100 --test-per-task 100 --epochs 5 --batch 16 --lr 0.02"
@@ -42,206 +45,159 @@ def results_of(arguments: str, out: str = "results.json") -> dict[str, Any]:
     return json.loads(Path(out).read_bytes(), parse_constant=refuse)
 
 
-def status_of(arguments: str, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
-    """The exit status of the script with these arguments, which end in an error."""
-    monkeypatch.setattr(sys, "argv", ["compete_to_compute.py", *arguments.split()])
-    with pytest.raises(SystemExit) as stop:
-        compete_to_compute.run_script(main)
-    return stop.value.code
-
-
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
 
 
-# --- Bad input ----------------------------------------------------------------------------------
+# --- Errors -------------------------------------------------------------------------------------
 
-# The arguments, and what the line on stderr must name.
-BAD_INPUT = [
+BAD_INPUT = [  # and what the line on stderr must name
     ("--tasks 01x 23", "'x' is not a digit"),
     ("--tasks 012 234", "digit 2 is in two tasks; that needs --permute"),
     ("--tasks 011 23 --permute", "--tasks '011'"),
     ("--tasks 0 12", "two digits"),
-    ("--tasks", "--tasks"),
     ("--hidden 20 --k 3", "--k 3"),
-    ("--k 0", "--k must be 1 or more"),
     (f"--hidden {10**18}", "--hidden must be 1 or more, up to 1000000"),
     ("--train-per-class -1", "--train-per-class must be 0 or more"),
     ("--train-per-class 6000 --n-seeds 2", "only 5923 training images of digit"),
     ("--dropout 1", "--dropout must be at least 0 and below 1"),
-    ("--lr 0", "--lr must be above 0, not 0"),
-    ("--lr nan", "--lr must be above 0, not nan"),
-    ("--lr inf", "--lr must be above 0, not inf"),
-    ("--weight-decay inf", "--weight-decay must be 0 or more"),
-    ("--seed -1", "--seed must be 0 or more, not -1"),
+    ("--target-loss nan", "--target-loss must be above 0, not nan"),
+    ("--protect-readout --joint", "--protect-readout"),
     (f"--seed {2**32}", "--seed"),
-    ("--n-seeds 0", "--n-seeds must be 1 or more"),
+    ("--resume", "--n-seeds"),
     ("--activations tanh", "tanh"),
     ("--epoch 3", "--epoch"),  # no abbreviations
-    ("--epochs five", "'five'"),
-    ("--out file/sub/results.json", "file/sub/results.json: cannot be written"),
-    ("--out folder", "folder: is a folder"),
-    (f"--out {os.devnull}", "device"),
+    ("--out file.txt/sub/results.json", "file.txt/sub/results.json: cannot be written"),
+    ("--out .", "is a folder or a device"),
     (f"--out {'o' * 300}", "cannot be written"),
-    ("--snapshots file/s.npz", "file/s.npz: cannot be written"),
+    ("--snapshots file.txt/s.npz", "file.txt/s.npz: cannot be written"),
     ("--snapshots results.json", "--out and --snapshots"),
-    ("--data-dir nowhere", "nowhere: no train-images-idx3-ubyte"),
+    ("--data-dir nowhere", "nowhere"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "named"), BAD_INPUT)
-def test_bad_input_is_one_line_and_status_2_and_nothing_is_written(
-    arguments: str, named: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+@pytest.mark.filterwarnings("error")  # numpy's would be lines of their own
+@pytest.mark.parametrize(
+    ("arguments", "named", "status"),
+    [
+        *((given, named, 2) for given, named in BAD_INPUT),
+        ("--lr 50 --epochs 3 --seed 3 --activations lwta", "LWTA, seed 3: test accuracy in", 1),
+    ],
+)
+def test_an_error_is_one_line_and_nothing_is_written(
+    arguments: str, named: str, status: int, here: Path, capsys: Printed
 ) -> None:
     (here / "results.json").write_text("earlier results")
-    (here / "file").write_text("")
-    (here / "folder").mkdir()
+    (here / "file.txt").write_text("")
     before = contents(here)
-    assert status_of(f"{SMALLEST} {arguments}", monkeypatch) == 2
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: main([*SMALLEST.split(), *arguments.split()]))
     output = capsys.readouterr()
-    assert output.out == ""
+    assert (stop.value.code, output.out) == (status, "")
     (line,) = output.err.splitlines()
-    assert line.startswith("compete_to_compute.py: ")
     assert named in line
     assert contents(here) == before
 
 
-# --- Runs that fail -----------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("error")  # numpy's would be lines of their own
-def test_a_single_run_that_diverges_is_status_1_and_leaves_earlier_results(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Printed
-) -> None:
-    (here / "results.json").write_text("earlier results")
-    before = contents(here)
-    arguments = f"{SMALLEST} --epochs 3 --lr 50 --seed 3 --activations lwta"
-    assert status_of(arguments, monkeypatch) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    (line,) = output.err.splitlines()
-    assert re.search(r"LWTA, seed 3: .* in task 1, epoch \d", line)
-    assert "lower --lr" in line
-    assert contents(here) == before
-
-
-def test_a_sweep_counts_a_run_that_diverges_in_no_pair_but_as_guessing(
+def test_a_sweep_counts_failed_runs_in_no_pair_but_as_guessing(
     monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
-    train_phases = compete_to_compute.train_phases
+    train_phases = ctc.train_phases
 
-    def diverging_once(network: Any, phases: Any, config: Any, seed: int) -> Iterator[Any]:
+    def failing(network: Any, phases: Any, config: Any, seed: int) -> Iterator[Any]:
         for now in train_phases(network, phases, config, seed):
-            if seed == 1 and network.activation.name == "lwta":
-                network.parameters[:] = np.nan  # so that the very first test is not finite
+            if seed < 2 and network.activation.name == "lwta":
+                # Seed 0 learns nothing; the very first test of seed 1 is not finite.
+                network.parameters[:] = [0, np.nan][seed]
             yield now
 
-    monkeypatch.setattr(compete_to_compute, "train_phases", diverging_once)
-    results = results_of(f"{LEARNING} --n-seeds 3 --jobs 1")
-    (row,) = [row for row in results["per_seed"] if row["status"] != "ok"]
-    assert (row["model"], row["seed"], row["status"]) == ("lwta", 1, "diverged")
-    assert row["accuracy_matrix"] == [[None, None]]  # null in JSON, as the metrics
-    assert [row[metric] for metric in METRICS] == [None] * 4
+    monkeypatch.setattr(ctc, "train_phases", failing)
+    results = results_of(f"{LEARNING} --target-loss 1e-4 --n-seeds 4 --jobs 1")
+    failed = [row for row in results["per_seed"] if row["status"] != "ok"]
+    assert [(row["seed"], row["status"]) for row in failed] == [(0, "untrained"), (1, "diverged")]
+    assert failed[1]["accuracy_matrix"] == [[None, None]]  # null in JSON, as the metrics
+    assert [failed[1][metric] for metric in METRICS] == [None] * 4
     (pair,) = results["aggregate"]["pairs"]
-    assert pair["difference"]["n"] == 2
+    assert (pair["failed"], pair["difference"]["n"]) == ({"relu": 0, "lwta": 2}, 2)
     report = capsys.readouterr().out
-    assert "LWTA: 1 diverged, left out of every mean" in report
-    assert "with failed runs counted as guessing" in report
-    assert f"difference {pair['at_chance']['mean']:+.4f}" in report
-
-
-def test_runs_that_learn_nothing_are_untrained_and_said_so(capsys: Printed) -> None:
-    results = results_of(f"{SMALLEST} --lr 1e-5 --target-loss 0.01 --n-seeds 2 --jobs 1")
-    assert [row["status"] for row in results["per_seed"]] == ["untrained"] * 4
-    assert results["per_seed"][0]["target_reached"] == [False, False]
-    report = capsys.readouterr().out
-    assert "LWTA untrained: accuracy on task 1" in report
-    assert "ReLU did not reach --target-loss on task 1." in report
-    assert "ReLU: 2 untrained, left out of every mean" in report
-    (pair,) = results["aggregate"]["pairs"]
-    assert (pair["failed"], pair["verdict"]) == ({"relu": 2, "lwta": 2}, None)
+    for text in (
+        *("LWTA untrained: accuracy on task 1", "LWTA did not reach --target-loss on task 1."),
+        *("LWTA: 1 diverged, left out of every mean", "LWTA: 1 untrained, left out of every mean"),
+        *("with failed runs counted as guessing", f"difference {pair['at_chance']['mean']:+.4f}"),
+        "Verdict: 2 seeds can show nothing here, take 6 or more.",
+    ):
+        assert text in report
 
 
 # --- Results ------------------------------------------------------------------------------------
 
 
-def test_results_and_snapshots_follow_the_contract() -> None:
-    arguments = "--hidden 120 --depth 3 --epochs 2 --tasks 01 23 45 --seed 4 --n-seeds 2 --quiet"
-    results = results_of(f"{SMALLEST} {arguments} --jobs 1")
-    T, tasks = 3, ["01", "23", "45"]
-    assert results["schema"] == compete_to_compute.SCHEMA
-    expected = {"tasks": tasks, "hidden": 120, "depth": 3, "epochs": 2}
-    small = {"train_per_class": 20, "test_per_task": 50}
-    assert results["config"] == {**asdict(Config()), **expected, **small}
-    environment = results["environment"]
-    assert {"python", "numpy", "blas", "blas_kernel", "platform", "processor"} <= {*environment}
-    assert {"cores", "git_commit"} <= {*environment}
-    assert environment["mnist_sha256"] == MNIST_SHA256
-    assert results["headline"]["seed"] == 4
-    assert results["headline"]["wallclock_s"] > 0
+def test_results_and_snapshots_follow_the_contract(here: Path) -> None:
+    if sys.platform != "win32":  # which asks for a right to make links
+        (here / "results.json").symlink_to(here / "target.json")
+    changed = {"tasks": ["01", "23", "45"], "hidden": 120, "depth": 3, "epochs": 2}
+    changed |= {"train_per_class": 20, "test_per_task": 50}
+    arguments = "--tasks 01 23 45 --hidden 120 --depth 3 --epochs 2 --train-per-class 20"
+    arguments += " --test-per-task 50 --seed 4 --n-seeds 2 --jobs 1 --quiet --preset paper"
+    results = results_of(arguments)
+    assert (here / "results.json").is_symlink() == (sys.platform != "win32")
+    assert not [name for name in contents(here) if name.endswith(".tmp")]
+    changed = ctc.PRESETS["paper"] | changed  # what is given beside a preset wins
+    assert results["config"] == {**asdict(Config()), **changed}
+    T, models = 3, ["relu", "lwta"]
+    names = "python numpy blas blas_kernel blas_threads platform processor cores git_commit"
+    assert {*results["environment"]} == {*names.split(), "mnist_sha256"}
+    assert results["environment"]["mnist_sha256"] == MNIST_SHA256
+    # One job: all training of the command, one run after another.
+    seconds = [row["seconds"] for row in RunFile(Path("results.json.journal")).rows()]
+    assert results["headline"]["wallclock_s"] >= sum(seconds) > 0
 
     steps = [(row["model"], row["task"], row["epoch"]) for row in results["schedule"]]
-    in_order = [(task, epoch) for task in range(1, T + 1) for epoch in (1, 2)]
-    assert steps == [(model, *step) for model in ("relu", "lwta") for step in in_order]
+    assert steps == [(model, t, e) for model in models for t in range(1, T + 1) for e in (1, 2)]
     runs = [(row["seed"], row["model"]) for row in results["per_seed"]]
-    assert runs == [(4, "relu"), (4, "lwta"), (5, "relu"), (5, "lwta")]
-    columns = {"seed", "model", "accuracy_matrix", "epochs", "target_reached", *METRICS}
+    assert runs == [(seed, model) for seed in (4, 5) for model in models]
+    columns = {"seed", "model", "source", "changes", "blas_kernel", "numpy", "accuracy_matrix"}
+    columns |= {"epochs", "target_reached", *METRICS, "status", "failure"}
     for row in results["per_seed"]:
-        assert {*row} == {*columns, "status", "failure", "blas_kernel"}
-        assert np.array(row["accuracy_matrix"]).shape == (T + 1, T)
-        assert row["epochs"] == [2] * T
-    models, (pair,) = results["aggregate"]["models"], results["aggregate"]["pairs"]
-    summary = {"n", "mean", "median", "std", "ci95"}
-    assert [*models] == [pair["first"], pair["second"]] == ["relu", "lwta"]
-    assert all({*model[metric]} == summary for model in models.values() for metric in METRICS)
-    assert {*pair["difference"]} == summary
-    assert {"ci90", "wins", "losses", "ties", "p", "p_adjusted", "verdict"} <= {*pair}
+        assert {*row} == columns
+        assert (row["epochs"], row["changes"]) == ([2] * T, changed)
+    totals = ctc.aggregate(results["per_seed"], models, 1 / 2, ctc.label)
+    assert results["aggregate"] == json.loads(json.dumps(totals))
 
     with np.load("viz/snapshots.npz", allow_pickle=False) as file:
         arrays = dict(file)
     assert json.loads(str(arrays["config"])) == results["config"]
-    assert (arrays["seed"], arrays["models"].tolist()) == (4, ["relu", "lwta"])
-    assert arrays["tasks"].tolist() == tasks
-    for model, record in zip(("relu", "lwta"), results["per_seed"], strict=False):
-        schedule = [row for row in results["schedule"] if row["model"] == model]
+    assert (arrays["seed"], arrays["models"].tolist()) == (results["headline"]["seed"], models)
+    assert arrays["W1_init"].shape == (784, 100)
+    for model, record in zip(models, results["per_seed"], strict=False):
         R = record["accuracy_matrix"]
-        assert schedule[-1]["test_accuracy"] == R[-1]
         assert results["headline"]["summary"][model] == {
             **{"task1_after_task1": R[1][0], "task1_after_task2": R[2][0]},
             **{"task2_after_task2": R[2][1], "forgetting": record["forgetting"]},
         }
-        accuracy, loss = arrays[f"accuracy_{model}"], arrays[f"train_loss_{model}"]
-        assert accuracy.tolist() == [R[0], *(row["test_accuracy"] for row in schedule)]
-        assert arrays[f"task_{model}"].tolist() == [0, *(row["task"] for row in schedule)]
-        assert np.isnan(loss[0])
-        assert loss[1:].tolist() == [row["train_loss"] for row in schedule]
-        weights, start, active = (arrays[n] for n in (f"W1_{model}", "W1_init", f"active_{model}"))
-        assert weights.shape == start.shape == (784, 100)
-        assert active.shape == (T + 1, 3, T, 120)
-        assert weights.dtype == start.dtype == active.dtype == np.float32
-        assert not np.array_equal(weights, start)
-        assert 0 <= active.min() < active.max() <= 1 + 1e-6
+        curve = [[0, 0, *R[0]]]
+        for row in results["schedule"]:
+            if row["model"] == model:
+                curve.append([row["update"], row["task"], *row["test_accuracy"]])
+        assert curve[-1][2:] == R[-1]
+        np.testing.assert_array_equal(arrays[f"curve_{model}"][0], np.float32(curve))
+        assert arrays[f"status_{model}"] == record["status"]
+        assert arrays[f"W1_{model}"].shape == (784, 100)
+        assert arrays[f"active_{model}"].shape == (T + 1, 3, T, 120)
 
 
 def test_the_script_when_quiet_prints_nothing_and_writes_two_files_where_it_is_told(
     here: Path,
 ) -> None:
-    # A model that is named twice is trained once; without LWTA no width need be a multiple of k.
-    arguments = "--quiet --activations relu relu --hidden 21 --out a/r.json --snapshots b/s.npz"
-    command = [sys.executable, str(SCRIPT), *SMALLEST.split(), *arguments.split()]
+    # A model that is named twice is trained once; the arrays' sizes are those of a default run.
+    arguments = f"{SMALLEST} --hidden 400 --activations relu lwta relu --out a/r.json --quiet"
+    command = [sys.executable, ctc.__file__, *arguments.split(), "--snapshots", "b/s.npz"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert {*contents(here)} == {str(Path("a/r.json")), str(Path("b/s.npz"))}
-    assert len(json.loads(Path("a/r.json").read_text())["per_seed"]) == 1
-
-
-def test_snapshots_of_the_default_size_are_below_a_megabyte() -> None:
-    # The size of an array depends neither on the images nor, but for some numbers, on the epochs.
-    assert main("--train-per-class 20 --test-per-task 50 --epochs 1 --quiet".split()) == 0
-    assert Path("viz/snapshots.npz").stat().st_size < 1_000_000
-
-
-SAME = ("config", "schedule", "per_seed", "aggregate")
+    written = contents(here)
+    assert sorted(written) == ["a/r.json", "b/s.npz"]
+    assert len(json.loads(written["a/r.json"])["per_seed"]) == 2
+    assert len(written["b/s.npz"]) < 1_000_000
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -250,68 +206,33 @@ def test_jobs_change_nothing_but_the_time(seeds: int) -> None:
     arguments = f"{SMALLEST} --quiet --n-seeds {seeds}"
     alone = results_of(f"{arguments} --jobs 1 --snapshots alone.npz", "alone.json")
     beside = results_of(f"{arguments} --jobs 2 --snapshots beside.npz", "beside.json")
-    assert [alone[part] for part in SAME] == [beside[part] for part in SAME]
+    for part in ("config", "schedule", "per_seed", "aggregate"):
+        assert alone[part] == beside[part]
     assert Path("alone.npz").read_bytes() == Path("beside.npz").read_bytes()
 
 
-WATCHED = """
-import sys, {}, compete_to_compute as c, threadpoolctl
-evaluate, threads = c.evaluate, set()
-def spy(*arguments):
-    threads.update(p["num_threads"] for p in threadpoolctl.threadpool_info())
-    return evaluate(*arguments)
-c.evaluate = spy
-c.main(sys.argv[1:])
-print(threads)
-"""
-
-
-@pytest.mark.parametrize("first", ["numpy", "os"])
-def test_one_blas_thread_and_the_same_bits_whatever_came_first_and_the_environment_says(
-    first: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    results = results_of(f"{SMALLEST} --quiet")
-    for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM"):
-        monkeypatch.setenv(f"{name}_THREADS", "2")
-    monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parent))
-    command = [sys.executable, "-c", WATCHED.format(first), *SMALLEST.split(), "--quiet"]
-    output = subprocess.run([*command, "--out", "later.json"], check=True, capture_output=True)
-    assert output.stdout == b"{1}\n"
-    later = json.loads(Path("later.json").read_text())
-    assert [later[part] for part in SAME] == [results[part] for part in SAME]
-
-
-def test_changes_are_the_fields_that_are_not_the_default() -> None:
-    assert changes(Config()) == changes(Config(lr=0.05)) == {}
-    config = Config(tasks=("01", "23"), target_loss=0.1)
-    assert changes(config) == {"tasks": ["01", "23"], "target_loss": 0.1}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows asks for a right to make links")
-def test_a_link_to_the_results_stays_a_link(here: Path) -> None:
-    (here / "link.json").symlink_to(here / "target.json")
-    compete_to_compute.write_atomically(here / "link.json", b"new")
-    assert (here / "link.json").is_symlink()
-    assert (here / "target.json").read_text() == "new"
-
-
-def test_the_commit_says_whether_a_script_was_changed(
+def test_the_commit_is_that_of_the_scripts_own_repository(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def commit() -> str:
-        return str(compete_to_compute.environment()["git_commit"])
-
-    monkeypatch.setattr(compete_to_compute, "__file__", str(here / "script.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(here.parent))
-    assert commit() == "None"
-    (here / "script.py").write_text("first")
-    person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
-    for arguments in (["init", "-q"], ["add", "."], [*person, "commit", "-q", "-m", "first"]):
-        subprocess.run(["git", *arguments], check=True)
-    (here / "results.json").write_text("an output is no change")
-    assert re.fullmatch("[0-9a-f]{12}", commit())
-    (here / "script.py").write_text("second")
-    assert re.fullmatch("[0-9a-f]{12}-dirty", commit())
+    ours, installed, copied = (here / place / "s.py" for place in ("ours", "ours/lib", "other"))
+    for script in (ours, installed, copied):
+        script.parent.mkdir()
+        script.write_text("first")
+    assert git_commit(ours) is None
+    for folder, names in ((ours.parent, "*"), (copied.parent, "README")):
+        (folder / "README").write_text("read me")
+        person = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        for command in (["init", "-q"], ["add", names], [*person, "commit", "-q", "-m", "first"]):
+            subprocess.run(["git", *command], cwd=folder, check=True)
+    found = git_commit(ours)
+    assert re.fullmatch("[0-9a-f]{12}", str(found))
+    assert git_commit(installed) is None  # within a repository, but not at its top
+    assert git_commit(copied) is None  # at the top of one that does not have it
+    monkeypatch.setenv("GIT_DIR", str(copied.parent / ".git"))  # as in a hook of another's
+    (ours.parent / "README").write_text("no script")
+    assert git_commit(ours) == found
+    ours.write_text("second")
+    assert git_commit(ours) == f"{found}-dirty"
 
 
 # --- What is printed ----------------------------------------------------------------------------
@@ -320,7 +241,6 @@ def test_the_commit_says_whether_a_script_was_changed(
 @pytest.mark.parametrize(
     "arguments",
     [
-        LEARNING,
         f"{LEARNING} --n-seeds 3 --activations relu lwta sigmoid",
         f"{SMALLEST} --tasks 01 23 45 67 89 --n-seeds 2 --activations lwta sigmoid",
         f"{SMALLEST} --tasks 01 23 45 67 89 01 23 --permute",
@@ -333,49 +253,11 @@ def test_the_report_has_the_figures_of_the_results_in_80_columns(
     monkeypatch.setattr(sys, "stderr", None)  # as in a service, or under pythonw
     results = results_of(f"{arguments} --jobs 1")
     report = capsys.readouterr().out
-    assert [line for line in report.splitlines() if len(line) > 80] == []
+    assert max(map(len, report.splitlines())) <= 80
     expected = ["Seed 0", "LWTA", "results.json", "snapshots.npz"]
-    if LEARNING in arguments:
-        for summary in results["headline"]["summary"].values():
-            expected += [f"{summary['task1_after_task2']:.1%}", f"{summary['forgetting']:.3f}"]
-        is_sweep = "--n-seeds" in arguments
-        for pair in results["aggregate"]["pairs"] if is_sweep else []:
-            mean, (low, _) = pair["difference"]["mean"], pair["difference"]["ci95"]
-            model = results["aggregate"]["models"][pair["first"]]
-            expected += [
-                f"Verdict: {pair['verdict']}.",
-                f"mean {mean:+.4f}, 95 % interval {low:+.4f} to",
-                f"permutation test p = {pair['p']:.2g}",
-                f"{model['forgetting']['mean']:.4f}",
-            ]
-        assert ("Verdict" in report) == ("interval" in report) == is_sweep
+    for pair in results["aggregate"]["pairs"] if LEARNING in arguments else []:
+        forgotten = results["headline"]["summary"][pair["first"]]["forgetting"]
+        mean, (low, _) = pair["difference"]["mean"], pair["difference"]["ci95"]
+        expected += [f"Verdict: {pair['verdict']}.", f"permutation test p = {pair['p']:.2g}"]
+        expected += [f"{forgotten:10.3f}", f"mean {mean:+.4f}, 95 % interval {low:+.4f} to"]
     assert [text for text in expected if text not in report] == []
-
-
-def test_help_names_every_option_with_its_default(
-    capsys: Printed, monkeypatch: pytest.MonkeyPatch, here: Path
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if len(line) > 80] == []
-    text = " ".join(" ".join(lines).split())
-    for item in fields(Config):
-        assert f" {flag(item.name)} " in text
-        has_default = isinstance(item.default, int | float) and not isinstance(item.default, bool)
-        # Without a limit a number is not in `BAD_INPUT`, whose rows are one or two for each limit.
-        assert (item.metadata["limit"] is not None) == (has_default or item.default is None)
-        default = f" (default {item.default})" if has_default else ""
-        assert item.metadata["help"] + default in text
-    assert "None" not in text
-    assert contents(here) == {}
-
-
-def test_what_is_given_beside_a_preset_wins() -> None:
-    small = {"hidden": 4, "train_per_class": 20, "test_per_task": 50, "epochs": 1, "depth": 1}
-    given = " ".join(f"{flag(name)} {value}" for name, value in small.items())
-    config = results_of(f"--preset paper {given}")["config"]
-    expected = compete_to_compute.PRESETS["paper"] | small
-    assert config == {**asdict(Config()), "tasks": ["01234", "56789"], **expected}

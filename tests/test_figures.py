@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,49 +14,40 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 import make_compete_to_compute_gif as animate
 import visualize_compete_to_compute as visualize
-from compete_to_compute import InputError, main
+from compete.files import InputError
+from compete_to_compute import main
 
-TINY = "--hidden 40 --train-per-class 60 --test-per-task 50 --epochs 2 --lr 0.1 --quiet".split()
-
-
-def train(folder: Path, *more: str) -> list[str]:
-    """The options that name the files of tiny networks, trained into a folder."""
-    files = ["--snapshots", f"{folder}/s.npz"]
-    main(["--out", f"{folder}/r.json", *files, *TINY, *more])
-    return [*files, "--results", f"{folder}/r.json", "--out-dir", f"{folder}/viz"]
+TINY = "--hidden 40 --train-per-class 150 --test-per-task 50 --lr 0.1 --jobs 1 --quiet".split()
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what three tiny seeds left."""
     folder = tmp_path_factory.mktemp("saved")
-    train(folder, "--n-seeds", "3")
+    files = ["--out", f"{folder}/r.json", "--snapshots", f"{folder}/s.npz"]
+    main([*files, *TINY, "--n-seeds", "3", "--epochs", "2"])
     return folder
 
 
+@pytest.fixture
+def arrays(saved: Path) -> dict[str, np.ndarray]:
+    with np.load(saved / "s.npz") as file:
+        return dict(file)
+
+
 def test_every_figure_is_drawn_beside_its_snapshots_and_the_animation_ends_with_a_hold(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = train(tmp_path, "--n-seeds", "3")
-    monkeypatch.chdir(tmp_path)  # nothing may come into viz/ here, of another run
-    visualize.main(files[:4])
-    animate.main(files[:2])
-    assert {path.name for path in tmp_path.iterdir()} >= {"s-figures", "s.gif"}
-    assert not (tmp_path / "viz").exists()
+    monkeypatch.chdir(saved)  # nothing may come into viz/ here, of another run
+    visualize.main(["--snapshots", "s.npz", "--results", "r.json"])
+    animate.main(["--snapshots", "s.npz"])
+    assert not {Path("viz"), Path("compete_to_compute.gif")} & {*Path().iterdir()}
     figures = "training_curves forgetting_bar W1_relu W1_lwta winner_freq seeds".split()
-    assert {path.stem for path in (tmp_path / "s-figures").iterdir()} == {*figures}
-    for path in (tmp_path / "s-figures").iterdir():
-        with Image.open(path) as image:
-            assert np.asarray(image.convert("L")).std() > 5, f"{path.name} is blank"
-    with pytest.raises(InputError, match=r"name it NAME\.gif"):
-        animate.main([*files[:2], "--out", "a.png"])
-    assert (tmp_path / "s.gif").stat().st_size <= 400_000
-    with Image.open(tmp_path / "s.gif") as image:
+    assert {path.name for path in Path("s-figures").iterdir()} == {f"{f}.png" for f in figures}
+    with Image.open("s.gif") as image:
         assert (image.size[0], image.n_frames) == (750, 1 + 2 * 2)
         image.seek(image.n_frames - 1)
         assert image.info["duration"] >= 2000
@@ -70,7 +64,7 @@ def test_every_figure_is_drawn_beside_its_snapshots_and_the_animation_ends_with_
 def test_no_word_leaves_its_figure(
     more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def check_words(figure: Figure, path: Path) -> None:
+    def check_words(figure: plt.Figure, path: Path) -> None:
         figure.draw_without_rendering()
         texts = [*figure.texts, *(t for legend in figure.legends for t in legend.texts)]
         for axes in figure.axes:
@@ -81,119 +75,103 @@ def test_no_word_leaves_its_figure(
             assert inside or not text.get_text(), f"{path.name}: {text.get_text()!r} is cut"
         plt.close(figure)
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(visualize, "save_figure", check_words)
-    visualize.main(train(tmp_path, "--epochs", "1", *more.split()))
+    main([*TINY, "--epochs", "1", *more.split()])
+    visualize.main([])
 
 
-def test_marks_stand_where_the_numbers_are(saved: Path) -> None:
+def test_marks_stand_where_the_numbers_are(saved: Path, arrays: dict[str, np.ndarray]) -> None:
     snapshots = visualize.load_snapshots(saved / "s.npz")
-    axes = Figure().subplots()
-    visualize.mark_switches(axes, snapshots)
-    relu = snapshots.runs[0]
-    assert set(axes.lines[0].get_xdata()) == {relu.update[relu.task == 1].max()}
+    switches, use, *_ = plt.figure().subplots(2)
+    visualize.mark_switches(switches, snapshots)
+    update, task = arrays["curve_relu"][0, :, :2].T
+    assert set(switches.lines[0].get_xdata()) == {update[task == 1].max()}
     bars = [bar.get_height() for bar in visualize.forgetting_bar(snapshots).axes[0].patches]
     rows = json.loads((saved / "r.json").read_text())["per_seed"]
-    means = [
-        np.mean(
-            [r["accuracy_matrix"][at][0] for r in rows if (r["model"], r["status"]) == (m, "ok")]
-        )
-        for at in (1, 2)
-        for m in ("relu", "lwta")
-    ]
+    matrices = [[r["accuracy_matrix"] for r in rows if r["model"] == m] for m in ("relu", "lwta")]
+    means = [np.mean(matrix, axis=0)[at, 0] for matrix in matrices for at in (1, 2)]
     assert bars == pytest.approx(means, rel=1e-6)
-    axes = Figure().subplots()
-    visualize.draw_use(axes, relu, 1)
-    up, down = (shape.get_paths()[0].vertices[:, 1] for shape in axes.collections)
-    first, last = relu.active[-1, 1]  # Task 1 up, the last task down
+    visualize.draw_use(use, snapshots.runs[0], 1)
+    up, down = (shape.get_paths()[0].vertices[:, 1] for shape in use.collections)
+    first, last = arrays["active_relu"][-1, 1]  # Task 1 up, the last task down
     assert (up.min(), up.max()) == (0, pytest.approx(first.max()))
     assert (down.min(), down.max()) == (pytest.approx(-last.max()), 0)
-    plt.close("all")
 
 
-def test_what_is_wrong_in_a_snapshot_file_is_named_in_one_line(saved: Path, tmp_path: Path) -> None:
-    path = tmp_path / "s.npz"
-    good = (saved / "s.npz").read_bytes()
-    with np.load(saved / "s.npz") as file:
-        arrays = dict(file)
-    for name, wrong in {
-        "accuracy_relu": arrays["accuracy_relu"][:, :1],
-        "active_lwta": arrays["active_lwta"].astype(int),
-        "lwta": {"task_lwta": arrays["task_lwta"].clip(0, 1)},
-        "tasks": {"config": np.array("{}")},
-        "W1_init": np.zeros(0),
-        "damaged": good[: len(good) // 2],
-        "No such file": None,
-    }.items():
-        path.unlink(missing_ok=True)
-        if isinstance(wrong, bytes):
-            path.write_bytes(wrong)
-        elif wrong is not None:
-            np.savez(path, **{**arrays, **(wrong if isinstance(wrong, dict) else {name: wrong})})
-        for script in (visualize, animate):
-            with pytest.raises(InputError, match=f"^.*s.npz: .*{name}.*$"):
-                script.main(["--snapshots", str(path)])
-
-
-def test_a_run_that_diverged_is_not_drawn(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="diverged"):
-        visualize.main(train(tmp_path, "--n-seeds", "2", "--lr", "1000"))
-
-
-def test_what_is_wrong_in_a_results_file_is_named(saved: Path, tmp_path: Path) -> None:
-    for name, change in {
-        "verdict": lambda r: r["aggregate"]["pairs"][0].pop("verdict"),
-        "per_seed[1].forgetting": lambda r: r["per_seed"][1].update(forgetting="0.1"),
-        "lwta.forgetting.mean": lambda r: r["aggregate"]["models"]["lwta"]["forgetting"].update(
-            mean="0"
-        ),
-    }.items():
-        results = json.loads((saved / "r.json").read_text())
-        change(results)
-        (tmp_path / "r.json").write_text(json.dumps(results))
-        with pytest.raises(InputError) as caught:
-            visualize.load_results(tmp_path / "r.json")
-        assert name in str(caught.value)
-
-
-def test_flipped_bits_and_edits_end_in_a_line_or_a_picture_never_in_a_traceback(
-    saved: Path, tmp_path: Path
+def test_a_headline_that_failed_is_in_no_mean_unless_it_is_alone(
+    arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    draw = random.Random(0)
-    good = (saved / "s.npz").read_bytes()
-    for _ in range(200):
-        damaged = bytearray(good)
-        damaged[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
-        (tmp_path / "s.npz").write_bytes(damaged)
-        with suppress(InputError):
-            visualize.load_snapshots(tmp_path / "s.npz")
+    def kept(status: str, seeds: int = 3) -> list[float]:
+        changed = {"status_relu": np.array(status), "curve_relu": arrays["curve_relu"][:seeds]}
+        np.savez(tmp_path / "s.npz", **(arrays | changed))
+        return list(visualize.load_snapshots(tmp_path / "s.npz").runs[0].kept[:, 1])
 
+    at_the_end = list(arrays["curve_relu"][:, -1, 2])
+    assert (kept("ok"), kept("untrained")) == (at_the_end, at_the_end[1:])
+    assert kept("untrained", seeds=1) == at_the_end[:1]
+    with pytest.raises(InputError, match="relu diverged"):
+        kept("diverged")
+
+
+def test_whatever_is_wrong_in_a_file_is_named_in_one_line(
+    arrays: dict[str, np.ndarray], saved: Path, tmp_path: Path
+) -> None:
+    path, results = tmp_path / "s.npz", tmp_path / "r.json"
+
+    def refuse(reason: str, *more: str, script: Any = visualize) -> None:
+        with pytest.raises(InputError, match=rf"^[^\n]*{reason}[^\n]*; [^\n]*$"):
+            script.main(["--snapshots", str(path), *more])
+
+    refuse("s.npz: No such file", script=animate)
+    path.write_bytes((saved / "s.npz").read_bytes()[:-1000])
+    refuse("s.npz: damaged", script=animate)
+    for name, value in arrays.items():
+        wrong = [value[None], value.ravel()[:0], value.astype(object).astype("S")]
+        if value.dtype.kind == "f":
+            cut = value[:, :1] if name.startswith("curve") else value[..., 1:]
+            wrong += [cut, np.full_like(value, np.nan)]
+        for changed in ({}, *({name: array} for array in wrong)):
+            np.savez(path, **{n: v for n, v in arrays.items() if n != name}, **changed)
+            refuse("no snapshots" if name == "config" else name)
+
+    arrays["config"] = np.array('{"tasks": ["01", "23"], "hidden": "40"}')
+    np.savez(path, **arrays)
+    refuse("hidden must be")
+    shutil.copy(saved / "s.npz", path)
+    refuse("a.png: the animation is a GIF", "--out", "a.png", script=animate)
+    refuse("r.json: No such file", "--results", str(results))
     text = (saved / "r.json").read_text()
-    for _ in range(200):
-        part = results = json.loads(text)
-        for _ in range(draw.randrange(5)):
-            if isinstance(inner := part[draw.choice(keys(part))], dict | list) and inner:
-                part = inner
-        part[draw.choice(keys(part))] = draw.choice([None, "x", 3, [], {}, [1], {"a": 1}])
-        (tmp_path / "r.json").write_text(json.dumps(results))
+    results.write_text(text.replace('"verdict"', '"said"'))
+    refuse("r.json: not a results file .*verdict", "--results", str(results))
+    draw, drawn = random.Random(0), 0
+    for _ in range(100):  # one value anywhere is another: a line or a picture, no traceback
+        part = whole = json.loads(text)
+        while isinstance(part, dict | list) and part:
+            inside, key = part, draw.choice([*part] if isinstance(part, dict) else range(len(part)))
+            part = part[key] if draw.random() < 0.7 else None
+        inside[key] = draw.choice([None, "x", 3, [], {}, [1], {"a": 1}])
+        results.write_text(json.dumps(whole))
         with suppress(InputError):
-            loaded = visualize.load_results(tmp_path / "r.json")
-            assert loaded
-            visualize.seeds_figure(loaded)
-            plt.close("all")
-
-
-def keys(part: dict[str, Any] | list[Any]) -> list[Any]:
-    """Where one can go on in JSON."""
-    return list(part) if isinstance(part, dict) else list(range(len(part)))
+            plt.close(visualize.seeds_figure(visualize.load_results(results)))
+            drawn += 1
+    assert drawn > 10
 
 
 def test_spread_and_segregation() -> None:
-    weights = np.zeros((3, 28, 28))
-    weights[0, 7, 4] = -3  # one pixel
-    weights[1] = 0.5  # evenly
-    weights[2, 5, 10] = weights[2, 11, 18] = 1  # two pixels, ten apart
+    weights = np.zeros((3, 28, 28))  # one pixel; evenly; two pixels, ten apart
+    weights[0, 7, 4], weights[1] = -3, 0.5
+    weights[2, 5, 10] = weights[2, 11, 18] = 1
     spread = visualize.field_spread(weights.reshape(3, 784).T)
-    np.testing.assert_allclose(spread, [0, 11.42, 5], atol=0.01)
+    assert spread == pytest.approx([0, 11.42, 5], abs=0.01)
     first, second = np.array([0.5, 0.2, 0.0, 0.3]), np.array([0.5, 0.0, 0.0, 0.1])
     numbers = visualize.segregation(first, second)
     assert numbers == pytest.approx({"selectivity": 0.5, "gap": 0.1, "exclusive": 0.25})
+
+
+def test_a_script_copied_alone_needs_the_repository(tmp_path: Path) -> None:
+    for script in (visualize, animate):
+        copy = [sys.executable, shutil.copy(script.__file__, tmp_path)]
+        result = subprocess.run(copy, cwd=tmp_path, capture_output=True, text=True)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert "take the whole repository" in result.stderr

@@ -1,4 +1,4 @@
-"""The pages' numbers are those of the committed runs, and stand nowhere but between anchors."""
+"""The pages, and study/tables.md, have the numbers of the committed runs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import re
 
 import pytest
 
-from compete_to_compute import InputError
-from study.write import NUMBER, PAGES, ROWS, TABLE, filled
+from compete.files import InputError
+from study.write import NUMBER, PAGES, ROWS, TABLE, contents, filled
 
 TEXTS = {page.parent.name: page.read_text(encoding="utf-8") for page in PAGES}
 
 
-def test_numbers_and_tables_in_the_pages_are_put_there_from_the_runs() -> None:
-    for page in TEXTS.values():
-        emptied = re.sub(r"(<!--=[^>]+-->).*?<!--/-->", r"\1<!--/-->", page)
-        emptied = re.sub(
-            r"(<!--table .+?-->\n).*?<!--/table-->", r"\1<!--/table-->", emptied, flags=re.S
-        )
-        emptied = ROWS.sub(r"\g<start><!--/rows-->", emptied)
-        assert filled(emptied) == page
+def test_pages_and_tables_are_what_is_written_from_the_runs() -> None:
+    for path, text in contents().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path}: python3 -m study write"
 
 
 @pytest.mark.parametrize("place", ["speed:no_such_number", "size:no_such_file"])
 def test_a_place_without_a_number_is_named(place: str) -> None:
-    with pytest.raises(InputError, match=place):
+    with pytest.raises(InputError, match="no such quantity"):
         filled(f"<!--={place}-->1<!--/-->")
 
 

@@ -1,4 +1,4 @@
-"""Programs over scalars, and what their reads cost in ByteDMD.
+"""Programs over scalars, and their memory traffic: what their reads cost in ByteDMD.
 
 The price (github.com/cybertronai/ByteDMD): scalars lie on one least-recently-used stack; reading
 the one at depth d, the top being 1, costs ceil(sqrt(d)), or with b bytes a scalar the sum of
@@ -12,14 +12,15 @@ program returns stays. Constants, indices and the choice of what to skip are fre
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from compete_to_compute import DIGITS, InputError
+from compete.files import require
+from compete_to_compute import DIGITS
 
 # --- Programs -------------------------------------------------------------------------------------
 
@@ -41,13 +42,13 @@ class Program:
     blocks: list[tuple[str, np.ndarray]] = field(default_factory=list)  # (phase, operations)
 
     def new(self, *shape: int) -> np.ndarray:
-        """Fresh scalars."""
+        """Give fresh scalars."""
         first = self.scalars
         self.scalars += int(np.prod(shape))
         return np.arange(first, self.scalars, dtype=np.int32).reshape(shape)
 
     def argument(self, *shape: int) -> np.ndarray:
-        """The next argument."""
+        """Give the scalars of the next argument."""
         self.arguments.append(self.new(*shape))
         return self.arguments[-1]
 
@@ -63,38 +64,23 @@ class Program:
         self.blocks.append((self.phase, np.stack(rows, axis=1)[executed]))
 
     def apply(self, first: np.ndarray, second: np.ndarray | int = NONE) -> np.ndarray:
-        """One operation per element of `first`, in order, with that of `second` if there is one."""
+        """Do one operation on each element of `first`, in order, and on that of `second`."""
         results = self.new(*first.shape)
         seconds = np.broadcast_to(second, first.shape).ravel()
         self.record((first.ravel(), seconds, results.ravel(), True))
         return results
 
-    def sums(
-        self,
-        loops: str,
-        *operands: tuple[str, np.ndarray],
-        start: np.ndarray | int = NONE,
-        where: np.ndarray | bool = True,
-    ) -> np.ndarray:
-        """Sums of the products of one or two operands over the last of nested loops.
+    def sums(self, *operands: np.ndarray, start: np.ndarray | int = NONE) -> np.ndarray:
+        """Sum one operand, or the products of two, over the last axis; operands broadcast.
 
-        `loops` names the indices, the first outermost, and each operand comes with its own:
-        "ij", ("ij", A), ("j", x) is A x, row by row. The result has all indices but the last.
-        Terms with NONE, and those outside `where`, a bool like the result, do not exist. Each
-        product is added as soon as it is there, to `start` of its sum if there is one. A sum
-        without terms is its start. Any other operation of two operands, such as the maximum,
-        reads alike.
+        The axes are nested loops, the first outermost: `sums(A, x)` is A x, row by row. Each term
+        is added as soon as it is there, to `start` of its sum if there is one; a sum without terms
+        is its start. A term with NONE does not exist. Any other operation of two operands, such as
+        the maximum, reads like a sum.
         """
-        spread = [
-            array.transpose(np.argsort([loops.index(letter) for letter in letters]))[
-                tuple(slice(None) if letter in letters else None for letter in loops)
-            ]
-            for letters, array in operands
-        ]
-        present = np.expand_dims(where, -1)
-        for array in spread:
-            present = present & (array != NONE)
-        left, *right = (np.broadcast_to(array, present.shape)[present] for array in spread)
+        operands = np.broadcast_arrays(*operands)
+        present = np.all([operand != NONE for operand in operands], axis=0)
+        left, *right = (operand[present] for operand in operands)
         sums = np.broadcast_to(np.int32(start), present.shape[:-1]).flatten()
         target = np.repeat(np.arange(len(sums)), np.count_nonzero(present, axis=-1).ravel())
 
@@ -110,7 +96,7 @@ class Program:
         return sums.reshape(present.shape[:-1])
 
     def operations(self) -> np.ndarray:
-        """All operations, int32 (n, 3)."""
+        """Give all operations, int32 (n, 3)."""
         return np.concatenate([np.empty((0, 3), np.int32), *(rows for _, rows in self.blocks)])
 
 
@@ -118,9 +104,9 @@ class Program:
 
 
 def smaller_to_the_right(values: np.ndarray) -> np.ndarray:
-    """For each of n values how many later ones are smaller, int32; O(n log n).
+    """For each of n values count the later ones that are smaller, int32 (n,), in O(n log n).
 
-    A merge sort backwards: from the positions in the order of the values, the halves of each
+    It is a merge sort backwards: from the positions in the order of the values, the halves of each
     stretch of positions are taken apart level by level. An element of the left half is preceded,
     within its stretch, by the smaller ones of the right half: its index in the stretch minus its
     index in the half.
@@ -141,7 +127,7 @@ def smaller_to_the_right(values: np.ndarray) -> np.ndarray:
 
 
 def stack_depths(program: Program) -> np.ndarray:
-    """The depth of every read, int32 (operations, 2), 0 where nothing is read.
+    """Find the depth of every read, int32 (operations, 2), 0 where nothing is read.
 
     A scalar lies still from each touch (placement, read or write) to its next one, an interval. At
     the end of an interval its depth is the number of intervals under way that began no earlier:
@@ -183,7 +169,7 @@ def stack_depths(program: Program) -> np.ndarray:
 
 
 def price(depths: np.ndarray, size: int = 1) -> np.ndarray:
-    """ByteDMD's cost of reading scalars of `size` bytes at these depths, 0 for depth 0; int64.
+    """Price the reads of scalars of `size` bytes at these depths, int64; at depth 0 it is 0.
 
     With s = ceil(sqrt(n)) the sum of ceil(sqrt(j)) over j = 1 .. n is
     n s - (s - 1) s (2 s - 1) / 6, since ceil(sqrt(j)) counts the integers q >= 0 with q^2 < j.
@@ -198,7 +184,7 @@ def price(depths: np.ndarray, size: int = 1) -> np.ndarray:
 
 
 def cost(program: Program, size: int = 1) -> dict[str, int]:
-    """The "total" cost and that of each phase, with scalars of `size` bytes."""
+    """Add up the "total" cost and that of each phase, with scalars of `size` bytes."""
     depths = stack_depths(program)
     costs: dict[str, int] = defaultdict(int)
     last = 0
@@ -214,23 +200,23 @@ def cost(program: Program, size: int = 1) -> dict[str, int]:
 def network_program(
     kind: str, k: int, pixels: np.ndarray, gates: Sequence[np.ndarray], skip: bool
 ) -> Program:
-    """One pass of a batch through a multilayer perceptron with ten outputs.
+    """Write down one pass of an image through a multilayer perceptron with ten outputs.
 
     `kind`: forward; sgd (forward, backward, one step); or momentum (a step with momentum and weight
-    decay). `k`: LWTA's block, 1 for ReLU. `pixels`, bool (pixels, images): those that are read.
-    `gates`, a bool (units, images) for each hidden layer: the units that speak, used if `skip`;
-    then a silent unit's outgoing weights are not read, nor its h, and it passes nothing back.
+    decay). `k`: LWTA's block, 1 for ReLU. `pixels`, bool (pixels,): those that are read. `gates`,
+    bool (units,) for each hidden layer: the units that speak, used if `skip`; then a silent unit's
+    outgoing weights are not read, nor its h, and it passes nothing back.
 
     Arguments, in order: W (inputs, outputs) and b (outputs,) of each layer; for momentum each
-    one's velocity; the images (pixels, images). Returned: the parameters, then velocities or,
-    for forward, the logits. The loops, the first outermost, n running over the images:
+    one's velocity; the image. Returned: the parameters, then velocities or, for forward, the
+    logits. The loops, the first outermost:
 
-    - forward, by layer: z_jn = b_j + sum_i x_in W_ij for j, n, i; then `activate`.
-    - output: over all ten logits, image by image, the maximum, exp(z - m), their sum; then
-      e / sum, and d = lr (p - target), each for all logits.
-    - backward, from the last layer: dW_ij = sum_n x_in d_jn for i, j, n; db_j = sum_n d_jn; then,
-      but for the first layer, dh_in = sum_j W_ij d_jn for i, n, j, and d = dh if h is not 0, else
-      0, an operation on dh and h. With one image dW is one product and db is d.
+    - forward, by layer: z_j = b_j + sum_i x_i W_ij for j, i; then `activate`.
+    - output: over all ten logits the maximum, exp(z - m), their sum; then e / sum, and
+      d = lr (p - target), each for all logits.
+    - backward, from the last layer: dW_ij = x_i d_j for i, j; db is d; then, but for the first
+      layer, dh_i = sum_j W_ij d_j for i, j, and d = dh if h is not 0, else 0, an operation on dh
+      and h.
     - update, of each parameter in the order of the arguments: W - dW; or
       v = m v, v = v - dW, t = decay W, v = v - t, W = W + v, without t for biases. A gradient that
       is zero because of what was skipped is not subtracted.
@@ -240,22 +226,18 @@ def network_program(
     shapes = [shape for i, o in pairwise(sizes) for shape in ((i, o), (o,))]
     parameters = [program.argument(*shape) for shape in shapes]
     velocities = [program.argument(*s) for s in shapes] if kind == "momentum" else []
-    signals = [np.where(pixels, program.argument(*pixels.shape), NONE)]
-    layers = list(zip(parameters[::2], parameters[1::2], strict=True))
-
-    def pre_activations(phase: str, weights: np.ndarray, biases: np.ndarray) -> np.ndarray:
-        program.phase = phase
-        return program.sums("jni", ("in", signals[-1]), ("ij", weights), start=biases[:, None])
-
-    for number, gate in enumerate(gates):
-        z = pre_activations("later_layers" if number else "first_layer", *layers[number])
-        program.phase = "activation"
-        signals.append(activate(program, z, gate, k, skip))
-    logits = pre_activations("output", *layers[-1])
+    signals = [np.where(pixels, program.argument(len(pixels)), NONE)]
+    phases = ["first_layer", *["later_layers"] * (len(gates) - 1), "output"]
+    for layer, program.phase in enumerate(phases):
+        weights, biases = parameters[2 * layer : 2 * layer + 2]
+        z = program.sums(signals[-1], weights.T, start=biases)
+        if layer < len(gates):
+            program.phase = "activation"
+            signals.append(activate(program, z, gates[layer], k, skip))
     if kind == "forward":
-        program.returned = [*parameters, logits]
+        program.returned = [*parameters, z]
         return program
-    delta = output_gradient(program, logits)
+    delta = output_gradient(program, z)
     program.phase = "backward"
     gradients = backward(program, signals, parameters[::2], delta, skip)
     program.phase = "update"
@@ -264,38 +246,33 @@ def network_program(
 
 
 def activate(program: Program, z: np.ndarray, gate: np.ndarray, k: int, skip: bool) -> np.ndarray:
-    """Activations of pre-activations z, (units, images); gate, bool, says which units speak.
+    """Turn pre-activations z, (units,), into activations; gate, bool, says which units speak.
 
-    Block by block, and within it image by image. ReLU (k = 1): h = max(z, 0), an operation of one
-    operand. LWTA: the maximum m of a block of k by k - 1 operations max(m, z), then for each of its
-    units h = z if z = m else 0, an operation on z and m. Skipping, a unit that is silent has no h,
-    and the winner's h is m itself, so that the second step falls away.
+    ReLU (k = 1): h = max(z, 0), an operation of one operand. LWTA, block by block: the maximum m
+    by k - 1 operations max(m, z), then for each unit h = z if z = m else 0, an operation on z and
+    m. Skipping, a unit that is silent has no h, and the winner's h is m itself, so that the second
+    step falls away.
     """
-    units, images = z.shape
-    members = z.reshape(-1, k, images).swapaxes(0, 1).reshape(k, -1)  # of each block and image
+    members = z.reshape(-1, k).T  # (k, blocks)
     largest, steps = members[0], []
     for member in members[1:]:
         before, largest = largest, program.new(len(member))
         steps.append((before, member, largest, True))
-    if k == 1:
-        h = program.new(*members.shape)
-        steps = [(largest, NONE, h[0], True)]
-    elif skip:
+    if k > 1 and skip:
         h = np.broadcast_to(largest, members.shape)
     else:
         h = program.new(*members.shape)
-        steps += [(member, largest, own, True) for member, own in zip(members, h, strict=True)]
+        maximum = NONE if k == 1 else largest
+        steps += [(member, maximum, own, True) for member, own in zip(members, h, strict=True)]
     program.record(*steps)
-    h = h.reshape(k, -1, images).swapaxes(0, 1).reshape(units, images)
+    h = h.T.ravel()
     return np.where(gate, h, NONE) if skip else h
 
 
 def output_gradient(program: Program, logits: np.ndarray) -> np.ndarray:
-    """lr times the gradient of the cross-entropy of a softmax; (classes, images) both."""
-    largest = program.sums("nj", ("jn", logits))
-    exponentials = program.apply(logits.T, largest[:, None])
-    total = program.sums("nj", ("nj", exponentials))
-    return program.apply(program.apply(exponentials, total[:, None])).T
+    """Compute lr times the gradient of a softmax's cross-entropy; (classes,) both."""
+    exponentials = program.apply(logits, program.sums(logits))
+    return program.apply(program.apply(exponentials, program.sums(exponentials)))
 
 
 def backward(
@@ -305,16 +282,14 @@ def backward(
     delta: np.ndarray,
     skip: bool,
 ) -> list[np.ndarray]:
-    """Gradients of W and b of each layer from d of the logits, NONE where nothing flows."""
+    """Compute gradients of each layer's W and b from d of the logits, NONE where nothing flows."""
     gradients: list[np.ndarray] = []
     for layer in reversed(range(len(signals))):
-        signal = signals[layer]
-        of_weights = program.sums("ijn", ("in", signal), ("jn", delta))
-        gradients[:0] = [of_weights, program.sums("jn", ("jn", delta))]
+        signal = signals[layer][:, None]
+        gradients[:0] = [program.sums(signal[..., None], delta[:, None]), delta]
         if layer:
-            reached = signal != NONE
-            back = program.sums("inj", ("ij", weights[layer]), ("jn", delta), where=reached)
-            delta = back if skip else program.apply(back, signal)
+            back = program.sums(np.where(signal == NONE, NONE, weights[layer]), delta)
+            delta = back if skip else program.apply(back, signals[layer])
     return gradients
 
 
@@ -324,7 +299,7 @@ def update(
     velocities: Sequence[np.ndarray],
     gradients: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
-    """Parameters after a step, flat; with velocities a step with momentum and decay, and them."""
+    """Take a step; the parameters after it, flat, and the velocities if there are any."""
     values, gradient = (np.concatenate([a.ravel() for a in s]) for s in (parameters, gradients))
     there = gradient != NONE
     if not velocities:
@@ -350,8 +325,11 @@ def update(
 # Each model's activation in the experiment and its block; 1 where there is none.
 MODELS = {"relu": ("relu", 1), "lwta": ("lwta", 2), "lwta4": ("lwta", 4)}
 KINDS = {"forward": "forward pass", "sgd": "SGD step", "momentum": "step with momentum and decay"}
-# The loops of sum_j A_ij x_j, sum_i x_i A_ij and sum_k A_ik B_kj, and their operands' indices.
-PRODUCTS = {"matvec": ("ij", "ij", "j"), "vecmat": ("ji", "ij", "i"), "matmul": ("ijk", "ik", "kj")}
+PRODUCTS: dict[str, Callable[[Program, np.ndarray, np.ndarray], np.ndarray]] = {
+    "matvec": lambda program, a, x: program.sums(a, x),  # sum_j A_ij x_j
+    "vecmat": lambda program, a, x: program.sums(x, a.T),  # sum_i x_i A_ij
+    "matmul": lambda program, a, b: program.sums(a[:, None], b.T),  # sum_k A_ik B_kj
+}
 KERNELS = [
     *PRODUCTS,
     *(f"{m}-{kind}{end}" for m in MODELS for kind in KINDS for end in ("", "-skipping")),
@@ -359,27 +337,21 @@ KERNELS = [
 
 
 def kernel(name: str, size: int) -> Program:
-    """A program to check by hand: a product, or one example in a network size-size-size-10.
+    """Write down a program to check by hand: a product, or one image in a net size-size-size-10.
 
     A skipping network reads the pixels 0, 2, 4 ...; the first unit of each block speaks, for ReLU
     the units 0, 2, 4 ... Raises `InputError` for a size that is too large or has no whole blocks.
     """
     most = 200 if name == "matmul" else 1000  # 5 GB
-    if not 1 <= size <= most:
-        raise InputError(f"--size must be 1 to {most} for {name}, not {size}")
+    require(1 <= size <= most, f"--size must be 1 to {most} for {name}, not {size}")
     if name in PRODUCTS:
-        loops, *indices = PRODUCTS[name]
         program = Program()
-        operands = [(letters, program.argument(*[size] * len(letters))) for letters in indices]
-        # The vector is vecmat's left operand, but its last argument, as of matvec.
-        program.returned.append(
-            program.sums(loops, *(operands[::-1] if name == "vecmat" else operands))
-        )
+        a, b = program.argument(size, size), program.argument(*[size] * (1 + (name == "matmul")))
+        program.returned = [PRODUCTS[name](program, a, b)]
         return program
     model, kind, *skipping = name.split("-")
     _, k = MODELS[model]
-    if size % k:
-        raise InputError(f"--size {size} cannot be cut into blocks of {k}; choose a multiple")
-    units = np.arange(size)[:, None]
+    require(size % k == 0, f"--size {size} cannot be cut into blocks of {k}; choose a multiple")
+    units = np.arange(size)
     pixels = (units % 2 == 0) | (not skipping)
     return network_program(kind, k, pixels, [units % max(k, 2) == 0] * 2, bool(skipping))

@@ -1,0 +1,285 @@
+"""Calls of one function side by side: in threads, in worker processes, on a Dask cluster."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import accumulate, starmap
+from typing import Any
+
+from compete.files import InputError, Stopped, one_line, require
+
+SCHEDULER_SECONDS = 5  # to answer
+OURS = ("compete", "compete_to_compute", "study")  # modules that workers of a cluster lack
+
+
+def side_by_side(
+    function: Callable[..., Any],
+    arguments: Sequence[tuple[Any, ...]],
+    jobs: int,
+    dask: str | None = None,
+) -> Iterator[Any]:
+    """What `function` returns for each tuple of arguments, as they finish.
+
+    `jobs` at a time here, or on the cluster of the Dask scheduler at this address. Threads serve a
+    pair of runs, which starting processes would delay more than it helps; processes more, since
+    threads share Python's lock. Raises `Stopped` if a worker process died or the cluster failed.
+    """
+    if dask is not None and arguments:
+        yield from on_cluster(function, arguments, dask)
+    elif jobs == 1 or len(arguments) <= 1:
+        yield from starmap(function, arguments)
+    elif len(arguments) == 2:
+        yield from in_threads(function, arguments)
+    else:
+        yield from in_processes(function, arguments, min(jobs, len(arguments)))
+
+
+def in_threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """A thread each."""
+    results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def work(values: tuple[Any, ...]) -> None:
+        try:
+            results.put((function(*values), None))
+        except BaseException as error:
+            results.put((None, error))
+
+    for values in arguments:
+        start_thread(work, values)
+    for _ in arguments:
+        result, error = results.get()
+        if error:
+            raise error
+        yield result
+
+
+def start_thread(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function in a daemon, for which Python does not wait when it is interrupted.
+
+    Here and now where no more threads are allowed.
+    """
+    try:
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+    except RuntimeError:
+        function(*arguments)
+
+
+# --- Worker processes and clusters ----------------------------------------------------------------
+
+
+class Work:
+    """The calls of one function: they travel as bytes, and are unpacked once where they arrive."""
+
+    def __init__(self, content: bytes) -> None:
+        """From the pickled function and list of its arguments."""
+        self.content = content
+        self.calls: tuple[Callable[..., Any], Sequence[tuple[Any, ...]]] | None = None
+
+    def __call__(self, number: int) -> Any:
+        """Make the call of this number."""
+        self.calls = self.calls or pickle.loads(self.content)
+        function, arguments = self.calls
+        return function(*arguments[number])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as bytes; a process that has them already keeps what it unpacked."""
+        return received, (self.content,)
+
+
+@functools.lru_cache(maxsize=1)
+def received(content: bytes) -> Work:
+    """The same object for all calls that come to a process."""
+    return Work(content)
+
+
+def pickled(value: Any, modules: Iterable[str] = ()) -> bytes:
+    """Pickle by value what another process cannot import, and all that is in these modules.
+
+    That is what is defined in a script, a notebook's cell, a function or a user's own file. Raises
+    `InputError` for what cannot be pickled.
+    """
+    import io
+
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            """Let cached functions go by value where others do, each with an empty cache."""
+            if not isinstance(obj, type(received)) or is_importable(obj):
+                return super().reducer_override(obj)
+            return functools.lru_cache(**obj.cache_parameters()), (obj.__wrapped__,)
+
+    def is_importable(function: Any) -> bool:
+        with suppress(AttributeError):
+            module = sys.modules.get(function.__module__)
+            is_there = operator.attrgetter(function.__qualname__)(module) is function
+            parts = function.__module__.split(".")
+            return is_there and by_value.isdisjoint(accumulate(parts, "{}.{}".format))
+        return False
+
+    ours = [sys.modules[name] for name in modules if name in sys.modules]
+    for module in ours:
+        cloudpickle.register_pickle_by_value(module)
+    by_value = {"__main__", *cloudpickle.list_registry_pickle_by_value()}
+    buffer = io.BytesIO()
+    try:
+        Pickler(buffer).dump(value)
+    except Exception as error:  # of many kinds; an own class may raise any
+        reason = one_line(error)
+        raise InputError(
+            f"this cannot travel to other processes ({reason}); give one job"
+        ) from None
+    finally:
+        for module in ours:
+            cloudpickle.unregister_pickle_by_value(module)
+    return buffer.getvalue()
+
+
+def in_processes(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], jobs: int
+) -> Iterator[Any]:
+    """Worker processes, to which functions travel by value: closures and notebooks' cells too."""
+    from concurrent.futures import Future, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    work = Work(pickled((function, arguments)))
+    # In a thread, since Ctrl-C, which comes to the main thread, must not leave half a pool behind.
+    starting: Future[Any] = Future()
+    start_thread(lambda: starting.set_result(start_workers(jobs)))
+    try:
+        executor = starting.result()
+        if executor is None:
+            yield from starmap(function, arguments)
+            return
+        futures = [executor.submit(work, number) for number in range(len(arguments))]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
+    finally:
+        if starting.result():
+            starting.result().shutdown(kill_workers=True)  # with the runs under way
+
+
+def start_workers(jobs: int) -> Any:
+    """So many worker processes, one of which answered; None, and a line, where none can start."""
+    import logging
+    import multiprocessing
+    import signal
+    import warnings
+    from multiprocessing import resource_tracker
+
+    others = multiprocessing.active_children()
+    try:
+        from loky import ProcessPoolExecutor
+
+        warnings.filterwarnings("ignore", module="loky")  # the one line is ours
+        logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+        if sys.platform != "win32":  # leave Ctrl-C to the main process, as what it starts here will
+            resource_tracker.ensure_running()  # in Python 3.11 it lets the signal through again
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        executor = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
+        executor.submit(os.getpid).result()
+        return executor
+    except Exception as error:  # no semaphores, no memory, no more processes or files: many kinds
+        print(f"worker processes cannot start ({one_line(error)}); one job trains", file=sys.stderr)
+        for started in multiprocessing.active_children():
+            if started not in others:
+                started.terminate()
+        return None
+
+
+def follow_parent(parent: int) -> None:
+    """In each worker: end with the main process, however it ends, and leave Ctrl-C to it."""
+    import multiprocessing
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        if sys.platform == "win32":
+            multiprocessing.parent_process().join()  # loky tells it on Windows alone
+        else:
+            while os.getppid() == parent:
+                time.sleep(0.2)
+        os._exit(1)
+
+    with suppress(RuntimeError):  # no more threads are allowed
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def on_cluster(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], address: str
+) -> Iterator[Any]:
+    """The workers of a Dask cluster, to which our modules travel by value.
+
+    The scheduler and Dask itself handle bytes and functions of libraries alone.
+    """
+    client = dask_client(address)
+    from dask.utils import apply
+    from distributed import as_completed
+
+    try:
+        content = pickled(Work(pickled((function, arguments), OURS)), OURS)
+        work = client.submit(pickle.loads, content, pure=False)
+        numbers = [(number,) for number in range(len(arguments))]
+        futures = client.map(apply, [work] * len(numbers), numbers, pure=False)
+        for future in as_completed(futures, loop=client.loop):
+            yield future.result()
+    except (InputError, Stopped):
+        raise
+    except Exception as error:
+        raise Stopped(f"the cluster failed ({one_line(error)})") from None
+    finally:
+        client.close()
+
+
+def dask_client(address: str) -> Any:
+    """A client of the Dask cluster whose scheduler is at `address`.
+
+    Raises `InputError` where no scheduler answers, no worker is there, or a worker would compute
+    something else, having another version of Python or numpy.
+    """
+    try:
+        import distributed
+    except ImportError:
+        raise InputError(
+            "--dask needs: python3 -m pip install -r requirements-cluster.txt"
+        ) from None
+    import asyncio
+    import logging
+
+    async def knock() -> None:
+        """Ask who is there; a client would wait for minutes for a port that is no scheduler."""
+        async with distributed.rpc(address) as scheduler:
+            await scheduler.identity()
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the one line is ours
+    try:
+        asyncio.run(asyncio.wait_for(knock(), SCHEDULER_SECONDS))
+        client = distributed.Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError, RuntimeError, asyncio.TimeoutError):
+        raise InputError(
+            f"--dask {address!r}: no scheduler answers there; start one: dask scheduler"
+        ) from None
+    versions = client.get_versions()
+    workers = versions["workers"]
+    require(bool(workers), f"--dask {address}: no worker there; start one: dask worker {address}")
+    for worker, there in workers.items():
+        for name in ("python", "numpy"):
+            here, other = versions["client"]["packages"][name], there["packages"][name]
+            require(
+                here == other,
+                f"worker {worker} has {name} {other}, not {here} as here; give it the same and "
+                "start it again",
+            )
+    return client
