@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # /// script
 # requires-python = ">=3.10"
-# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "loky>=3.5"]
+# dependencies = ["numpy>=1.26", "threadpoolctl>=3.2", "tqdm>=4.66", "loky>=3.5",
+#                 "cloudpickle>=3.0"]
 # ///
 """Does a network whose hidden units compete forget less? The experiment, in plain numpy.
 
@@ -1056,7 +1057,7 @@ def as_activation(model: Model) -> Activation:
 
 
 def per_seed(rows: Iterable[Row]) -> list[Row]:
-    """`per_seed` of results.json: the rows without what is the same in all, or stands elsewhere."""
+    """`per_seed` of results.json: the rows without what stands elsewhere in that file."""
     elsewhere = {"schema", "data", "besides", "seconds", "tests", "snapshot"}
     return [{name: row[name] for name in row if name not in elsewhere} for row in rows]
 

@@ -7,11 +7,12 @@ import operator
 import os
 import pickle
 import queue
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import accumulate, starmap
 from typing import Any
 
@@ -148,60 +149,109 @@ def in_processes(
     function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], jobs: int
 ) -> Iterator[Any]:
     """Worker processes, to which functions travel by value: closures and notebooks' cells too."""
-    from concurrent.futures import Future, as_completed
     from concurrent.futures.process import BrokenProcessPool
 
     work = Work(pickled((function, arguments)))
-    # In a thread, since Ctrl-C, which comes to the main thread, must not leave half a pool behind.
-    starting: Future[Any] = Future()
-    start_thread(lambda: starting.set_result(start_workers(jobs)))
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with interrupts_deferred() as get, worker_processes(jobs, get) as executor:
+        if executor:
+            try:
+                for number in range(len(arguments)):
+                    executor.submit(work, number).add_done_callback(results.put)
+                for _ in arguments:
+                    yield get(results).result()
+                return
+            except BrokenProcessPool:
+                raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
+    yield from starmap(function, arguments)
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[Callable[[queue.SimpleQueue[Any]], Any]]:
+    """Give a function that waits for what comes to a queue; it alone heeds Ctrl-C meanwhile.
+
+    Anywhere else that would leave behind locks, half-started workers, a pool that trains on. A
+    second Ctrl-C is heeded at once.
+    """
+    pressed = threading.Event()
+
+    def note(*_: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def get(results: queue.SimpleQueue[Any]) -> Any:
+        while not pressed.is_set():
+            with suppress(queue.Empty):
+                return results.get(timeout=0.1)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other has Ctrl-C
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield get
+        return
+    signal.signal(signal.SIGINT, note)
     try:
-        executor = starting.result()
-        if executor is None:
-            yield from starmap(function, arguments)
-            return
-        futures = [executor.submit(work, number) for number in range(len(arguments))]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise Stopped("a worker process died (out of memory? try fewer --jobs)") from None
+        yield get
     finally:
-        if starting.result():
-            starting.result().shutdown(kill_workers=True)  # with the runs under way
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def start_workers(jobs: int) -> Any:
-    """So many worker processes, one of which answered; None, and a line, where none can start."""
+@contextmanager
+def worker_processes(jobs: int, get: Callable[[queue.SimpleQueue[Any]], Any]) -> Iterator[Any]:
+    """So many worker processes, one of which answered; None, and a line, where none can start.
+
+    They end with the context, whatever they are doing.
+    """
     import logging
     import multiprocessing
-    import signal
     import warnings
+
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threads, children = {*threading.enumerate()}, {*multiprocessing.active_children()}
+    executor = answered = None
+    try:
+        try:
+            from loky import ProcessPoolExecutor
+
+            warnings.filterwarnings("ignore", module="loky")  # the one line is ours
+            logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+            executor = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
+            with no_interrupts_in_what_starts():
+                executor.submit(os.getpid).add_done_callback(answers.put)
+            get(answers).result()
+            answered = executor
+        except Exception as error:  # no semaphores, memory, processes, files: many kinds
+            reason = one_line(error)
+            print(f"worker processes cannot start ({reason}); one job trains", file=sys.stderr)
+        yield answered
+    finally:
+        if executor:
+            executor.shutdown(kill_workers=True)
+        for thread in {*threading.enumerate()} - threads:
+            thread.join(1)  # one that holds a semaphore as Python exits leaves it behind
+        for child in {*multiprocessing.active_children()} - children:
+            child.terminate()
+
+
+@contextmanager
+def no_interrupts_in_what_starts() -> Iterator[None]:
+    """Start processes that leave Ctrl-C to the main one, from their first moment."""
     from multiprocessing import resource_tracker
 
-    others = multiprocessing.active_children()
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # in Python 3.11 its start ends with letting the signal in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        from loky import ProcessPoolExecutor
-
-        warnings.filterwarnings("ignore", module="loky")  # the one line is ours
-        logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
-        if sys.platform != "win32":  # leave Ctrl-C to the main process, as what it starts here will
-            resource_tracker.ensure_running()  # in Python 3.11 it lets the signal through again
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        executor = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
-        executor.submit(os.getpid).result()
-        return executor
-    except Exception as error:  # no semaphores, no memory, no more processes or files: many kinds
-        print(f"worker processes cannot start ({one_line(error)}); one job trains", file=sys.stderr)
-        for started in multiprocessing.active_children():
-            if started not in others:
-                started.terminate()
-        return None
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow_parent(parent: int) -> None:
     """In each worker: end with the main process, however it ends, and leave Ctrl-C to it."""
     import multiprocessing
-    import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

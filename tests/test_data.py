@@ -142,11 +142,9 @@ class Handler(BaseHTTPRequestHandler):
         if TRAIN_IMAGES in name:
             self.server.together.wait(30)
         self.wfile.write(REPLIES[behaviour](gzip.compress(SMALL[name[:-3]])))
-        while behaviour == "not_finished":  # until the client hangs up
-            self.wfile.write(b"x")
+        for _ in range(100 if behaviour in ("timed_out", "not_finished") else 0):
+            self.wfile.write(b"x" * (behaviour == "not_finished"))
             time.sleep(0.05)
-        if behaviour == "timed_out":
-            self.rfile.read()
 
 
 @pytest.fixture
@@ -185,8 +183,9 @@ def test_a_bad_mirror_changes_nothing_and_the_next_one_gives_what_was_cut_short(
 
 def start_fetch(mirror: Any, fault: str = "") -> subprocess.Popen[str]:
     """A process that fetches ahead, after something befell it."""
-    code = f"import test_data as t, os, shutil, sys; t.shrink('{mirror.url}/good/'); {fault}"
-    command = [sys.executable, "-c", f"{code}\nt.data.run_script(t.data.main)"]
+    code = "import test_data as t, os, shutil, sys; os.environ['MNIST_DIR'] = 'nowhere'"
+    code += f"; t.shrink('{mirror.url}/good/'); {fault}\nt.data.run_script(t.data.main)"
+    command = [sys.executable, "-c", code]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -203,9 +202,7 @@ FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000
 # Windows refuses to replace a file that another run has put there and mapped.
 REFUSED = "os.replace = lambda source, target: os.rmdir(source)"
 MAPPED = f"{REFUSED} if shutil.copy(source, target) else None"
-AGED = (
-    f"t.fill(cache := t.data.cache_directory()); (cache / '{TEST_LABELS}').write_bytes(bytes(13))"
-)
+AGED = f"t.fill(d := t.data.cache_directory()); (d / '{TEST_LABELS}').write_bytes(bytes(13))"
 
 
 @posix

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from compete_to_compute import InputError, main
 
+ROOT = Path(__file__).parents[1]
 TINY = "--hidden 8 --depth 1 --train-per-class 20 --test-per-task 50 --epochs 1 --quiet".split()
 RELU = """
 import numpy as np
@@ -59,16 +62,67 @@ def test_the_example_of_contributing_trains(tmp_path: Path) -> None:
     assert rows[0]["accuracy_matrix"] != rows[1]["accuracy_matrix"]
 
 
-def test_resuming_with_an_edited_function_is_refused_but_not_for_a_comment(tmp_path: Path) -> None:
-    file = tmp_path / "a.py"
-    file.write_text(RELU)
-    options = ["--activations", f"{file}:mine", "--n-seeds", "2", "--resume", "--jobs", "1"]
-    first = train(tmp_path, *options)
-    file.write_text(RELU.replace("return z > 0", '"""Yes."""\n    return z > 0  # or no'))
-    assert train(tmp_path, *options)["per_seed"] == first["per_seed"]
-    file.write_text(RELU.replace("z > 0", "z > 1"))
-    with pytest.raises(InputError, match=r"a\.py:mine was edited since its runs"):
-        train(tmp_path, *options)
+def test_an_edited_function_or_helper_is_trained_anew_and_a_moved_one_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each time in a process of its own, as a user would."""
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    helper = "def positive(z):\n    return z > 0\n"
+    for folder in (first, moved):
+        folder.mkdir()
+        (folder / "own.py").write_text(RELU.replace(helper, "from helper import positive\n"))
+        (folder / "helper.py").write_text(helper)
+
+    def finished(file: Path) -> int:
+        command = [sys.executable, str(ROOT / "compete_to_compute.py"), *TINY[:-1], "--resume"]
+        command += ["--activations", f"{file}:mine", "--n-seeds", "3", "--jobs", "2"]
+        files = ["--out", f"{tmp_path}/r.json", "--snapshots", f"{tmp_path}/s.npz"]
+        told = subprocess.run([*command, *files], capture_output=True, text=True, cwd=first)
+        assert told.returncode == 0, told.stderr
+        (found,) = re.findall(r"(\d) of 3 runs are finished", told.stderr) or ["0"]
+        return int(found)
+
+    assert finished(first / "own.py") == 0
+    assert finished(Path("./own.py")) == finished(moved / "own.py") == 3
+    (first / "helper.py").write_text(helper.replace("z > 0", "z > 0  # or no"))
+    assert finished(first / "own.py") == 3, "a comment changes nothing"
+    (first / "helper.py").write_text(helper.replace("z > 0", "z > 0.5"))
+    assert finished(first / "own.py") == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + RELU.encode(),
+        b"# -*- coding: latin-1 -*-\n# \xe9\n" + RELU.encode(),
+        b"from dataclasses import dataclass\nfrom functools import cache\n"
+        b"@dataclass\nclass Slope:\n    value: int = 1\n"
+        b"@cache\ndef slope(): return Slope()\n"
+        + RELU.encode().replace(b"= positive(z)", b"= positive(z) * slope().value"),
+    ],
+    ids=["byte order mark", "coding cookie", "dataclass and cache"],
+)
+def test_a_file_is_a_module_like_any_other(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_bytes(content)  # a library's name, which keeps its library
+    model = f"{tmp_path}/json.py:mine"
+    options = ["--activations", "relu", model, "--n-seeds", "2", "--jobs", "2", "--paired"]
+    ours, own, *_ = train(tmp_path, *options)["per_seed"]
+    assert ours["accuracy_matrix"] == own["accuracy_matrix"]
+    assert own["model"] == "json.py:mine"
+
+
+def test_two_files_of_one_name_are_told_apart_and_a_function_called_relu_is_checked(
+    tmp_path: Path,
+) -> None:
+    for folder, text in (("a", RELU), ("b", RELU.replace("gate[:] = positive(z)", "gate[:] = 1"))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text(text)
+    models = [f"{tmp_path}/{folder}/own.py:mine" for folder in "ab"]
+    found = train(tmp_path, "--activations", *models)["activations"].values()
+    assert [activation["label"] for activation in found] == ["mine (a/own)", "mine (b/own)"]
+    (tmp_path / "wrong.py").write_text("def relu(z, gate, k): gate[:] = 2\n")
+    with pytest.raises(InputError, match="z stays as it is"):
+        train(tmp_path, "--activations", f"{tmp_path}/wrong.py:relu")
 
 
 @pytest.mark.parametrize(
@@ -97,8 +151,8 @@ def test_a_function_that_breaks_the_contract_is_refused_and_told_how(
     ("text", "name", "reason"),
     [
         (None, "own.py:f", "No such file"),
-        ("def g(): pass", "own.py:f", "no attribute 'f'"),
-        ("f = 3", "own.py:f", "that is no function"),
+        ("def g(): pass", "own.py:f", "has no such function"),
+        ("f = 3", "own.py:f", "has no such function"),
         ("def f(:", "own.py:f", "SyntaxError"),
         ("import sys; sys.exit(3)", "own.py:f", "SystemExit: 3"),
         ("", "leaky", "there are relu, lwta, sigmoid and FILE.py:FUNCTION"),

@@ -40,8 +40,8 @@ def only_seeds_are_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 def write(saved: Path, *more: str) -> dict[str, list[str]]:
     """The texts by tag of a page that is well formed, loads and runs nothing, and leads nowhere."""
-    visualize.main(["--snapshots", f"{saved}/s.npz", "--out-dir", "out", "--html", *more])
-    text = Path("out/report.html").read_text(encoding="utf-8")
+    visualize.main(["--snapshots", f"{saved}/s.npz", "--out-dir", "a & b", "--html", *more])
+    text = Path("a & b/report.html").read_text(encoding="utf-8")
     assert len(text) < 1_500_000
     assert "default-src 'none'" in text
     page, texts = ElementTree.fromstring(text), defaultdict(list)

@@ -40,6 +40,7 @@ SETTINGS = [
     *[config for name, config in OPTION_SETS.items() if name != "default"],
     replace(TINY, hidden=160),  # more parameters than are updated at once
     replace(TINY, joint=True, head="frozen", dropout=0.5),
+    replace(TINY, tasks=("01",)),
     replace(TINY, tasks=("021", "120"), permute=True, head="frozen", weight_decay=0.1),
     replace(TINY, tasks=("31", "52", "890"), protect_readout=True),
     replace(TINY, test_per_task=ctc.TEST_BATCH + 200, evaluate_every=3),  # tests in pieces
@@ -182,11 +183,13 @@ def test_a_run_is_the_documented_one(model: str, config: Config, mnist: Mnist) -
     run = ctc.train_model(config, ACTIVATIONS[model], 7, mnist, follow=follow)
     assert [test["train_loss"] for test in epochs(run)] == pytest.approx(losses, rel=1e-3)
     assert sum(run.record["epochs"]) == len(losses)
-    metrics = ctc.sequential_metrics(np.array(run.record["accuracy_matrix"]))
+    R = np.array(run.record["accuracy_matrix"])  # without a second row nothing is forgotten
+    metrics = dict.fromkeys(METRICS) | ctc.sequential_metrics(R)
+    metrics["average_accuracy"] = np.mean(R[-1])
     assert metrics.items() <= run.record.items()
     assert run.record["target_reached"] == ([True, True] if config.target_loss else None)
     two_images = 2.01 / config.test_per_task
-    np.testing.assert_allclose(run.record["accuracy_matrix"], matrix, atol=two_images)
+    np.testing.assert_allclose(R, matrix, atol=two_images)
     np.testing.assert_allclose(run.snapshot["active"], active, atol=two_images)
     _, used = ctc.make_tasks(config, 7, mnist)
     weights[0] = weights[0][[*used, True]]
@@ -268,13 +271,13 @@ print(json.dumps([record, [pool["num_threads"] for pool in threadpoolctl.threadp
 
 
 def test_small_initial_weights_forget_more_than_the_usual_ones(mnist: Mnist) -> None:
-    usual = replace(TINY, hidden=100, train_per_class=100, lr=0.01, epochs=20)
+    usual = replace(SMALL, hidden=100, train_per_class=100, lr=0.02, epochs=10)
     for seed in range(3):
         small, as_usual = (
             ctc.train_model(config, ACTIVATIONS["relu"], seed, mnist).record["forgetting"]
             for config in (replace(usual, init_scale=0.2), usual)
         )
-        assert small > as_usual + 0.05
+        assert small > as_usual + 0.02
 
 
 # --- Following training, tests and records ------------------------------------------------------
@@ -323,14 +326,6 @@ def test_metrics_of_three_tasks_by_hand() -> None:
         "backward_transfer": pytest.approx((-0.20 - 0.05) / 2),
         "forward_transfer": pytest.approx((-0.10 + 0.05) / 2),
     }
-
-
-@pytest.mark.parametrize("options", [{"tasks": ("01",)}, {"joint": True, "epochs": 6}])
-def test_what_cannot_forget_has_an_accuracy_alone(options: dict[str, Any], mnist: Mnist) -> None:
-    record = train(replace(TINY, **options), "relu", mnist).record
-    assert (record["status"], record["failure"]) == ("ok", None)
-    assert record["average_accuracy"] == np.mean(record["accuracy_matrix"][1]) > 0.8
-    assert [record[metric] for metric in METRICS if metric != "average_accuracy"] == [None] * 3
 
 
 # The first and the last update of Task 2's second epoch.

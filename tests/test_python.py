@@ -41,15 +41,37 @@ def test_run_seeds_trains_names_and_functions_side_by_side_or_not() -> None:
     assert run_seeds(TINY, [relu], [1])["per_seed"] == [alone["per_seed"][2]]
 
 
-def test_a_function_of_a_cell_trains_here_and_is_told_why_not_elsewhere() -> None:
-    def double(z: np.ndarray, gate: np.ndarray, k: int) -> None:
-        z *= 2
-        gate[:] = 2
+def test_functions_that_nobody_can_import_train_in_worker_processes_too() -> None:
+    slope = 2.0
 
-    assert run_seeds(TINY, [double], [0])["per_seed"][0]["model"] == "double"
-    with pytest.raises(InputError, match="double cannot travel to worker processes; give jobs=1"):
-        run_seeds(TINY, ["relu", double], [0, 1], jobs=2)
+    def double(z: np.ndarray, gate: np.ndarray, k: int) -> None:
+        z *= slope
+        gate[:] = slope
+
+    alone = run_seeds(TINY, ["relu", double], [0, 1])
+    assert run_seeds(TINY, ["relu", double], [0, 1], jobs=2) == alone
+    assert alone["per_seed"][1]["model"] == "double"
     with pytest.raises(InputError, match="must be changed in place"):
         run_seeds(TINY, [lambda z, gate, k: gate.fill(2)], [0])
     with pytest.raises(InputError, match="two models have one name"):
         run_seeds(TINY, ["relu", relu], [0])
+
+
+@pytest.mark.parametrize("command", [["-"], ["unguarded.py"], ["-m", "cProfile", "unguarded.py"]])
+def test_a_program_without_a_main_guard_trains_in_worker_processes(
+    command: list[str], tmp_path: Path
+) -> None:
+    options = "--hidden 20 --depth 1 --train-per-class 20 --test-per-task 50 --epochs 1 --n-seeds 2"
+    starts = f"import compete_to_compute as c; c.main({[*options.split(), '--jobs', '2']})"
+    (tmp_path / "unguarded.py").write_text(starts)
+    result = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=starts,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert (tmp_path / "results.json").exists()

@@ -350,17 +350,14 @@ def test_the_declared_rule(shift: float, failed: int, short: int, word: str) -> 
     assert result.numbers["verdict"] is None, "a run of the family is not there yet"
 
 
-@pytest.mark.parametrize(
-    ("how", "distance"),
-    [({}, 1 + 4), ({"missed": 1}, 5), ({"missed": 2}, None), ({"failed": 1}, None)],
-)
-def test_the_declared_distance_from_the_paper(how: dict[str, int], distance: float | None) -> None:
-    errors = {"relu": 16.63 + 6.07, "lwta": 6.12 - 2 * 3.39}
-    numbers: dict[str, Any] = {
-        model: {"failed": 0, "missed": 0, "error_kept": {"mean": error}}
-        for model, error in errors.items()
-    }
-    numbers["relu"] |= how
-    numbers["difference"] = {"n": 3}
-    assert analysis.distance_from_paper(numbers) == pytest.approx(distance)
-    assert analysis.distance_from_paper({**numbers, "difference": {"n": 2}}) is None
+def test_the_declared_distance_from_the_paper() -> None:
+    def distance(pairs: int = 3, **of_relu: int) -> float | None:
+        numbers: dict[str, Any] = {
+            model: {"failed": 0, "missed": 0, "error_kept": {"mean": error}}
+            for model, error in (("relu", 16.63 + 6.07), ("lwta", 6.12 - 2 * 3.39))
+        }
+        numbers["relu"] |= of_relu
+        return analysis.distance_from_paper({**numbers, "difference": {"n": pairs}})
+
+    assert distance() == distance(missed=1) == pytest.approx(1 + 4)
+    assert distance(missed=2) is distance(failed=1) is distance(pairs=2) is None

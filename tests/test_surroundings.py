@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import fetch_mnist
-from compete_to_compute import InputError, main
+from compete_to_compute import main
 
-ROOT = Path(fetch_mnist.__file__).parent
+ROOT = Path(__file__).parents[1]
 TINY = "--hidden 20 --depth 1 --train-per-class 20 --test-per-task 50 --epochs 1".split()
-SWEEP = [*TINY, "--n-seeds", "3", "--jobs", "2"]
-STARTS = f"import compete_to_compute as c; c.run_script(lambda: c.main({SWEEP}))"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    folder: Path, *command: str, stdout: int | None = None, stdin: str = "", **variables: str
+    folder: Path, *command: str, stdout: int | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """A command in a folder, with its errors."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
@@ -36,7 +33,7 @@ def run(
         [sys.executable, *command],
         cwd=folder,
         env=environment,
-        input=stdin,
+        stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -92,29 +89,11 @@ def test_a_missing_package_is_one_line_with_what_installs_it(script: str, tmp_pa
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        (["-"], "cannot be started from standard input"),
-        (["unguarded.py"], 'under if __name__ == "__main__"'),
-    ],
-)
-def test_a_program_that_worker_processes_cannot_run_again_is_told_so(
-    command: list[str], reason: str, tmp_path: Path
-) -> None:
-    (tmp_path / "unguarded.py").write_text(STARTS)
-    result = run(tmp_path, *command, stdin=STARTS)
-    assert result.returncode in (1, 2)
-    assert reason in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", no_home)
-    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(InputError, match="set XDG_CACHE_HOME"):
-        fetch_mnist.cache_directory()
+def test_a_script_that_was_copied_alone_says_that_the_repository_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "compete_to_compute.py").write_bytes((ROOT / "compete_to_compute.py").read_bytes())
+    alone = run(tmp_path, "compete_to_compute.py", PYTHONPATH="")
+    isolated = run(ROOT, "-I", str(ROOT / "compete_to_compute.py"))
+    for result in (alone, isolated):
+        assert result.returncode == 2
+        assert result.stderr.count("\n") == 1
+        assert "take the whole repository" in result.stderr
