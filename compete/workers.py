@@ -272,17 +272,21 @@ def on_cluster(
 ) -> Iterator[Any]:
     """The workers of a Dask cluster, to which our modules travel by value.
 
-    The scheduler and Dask itself handle bytes and functions of libraries alone.
+    All calls travel once to each worker, as bytes.
     """
     client = dask_client(address)
-    from dask.utils import apply
     from distributed import as_completed
 
+    def call(content: bytes, number: int) -> Any:
+        """Make the call of this number; workers know no module of ours."""
+        function, arguments = pickle.loads(content)
+        return function(*arguments[number])
+
     try:
-        content = pickled(Work(pickled((function, arguments), OURS)), OURS)
-        work = client.submit(pickle.loads, content, pure=False)
-        numbers = [(number,) for number in range(len(arguments))]
-        futures = client.map(apply, [work] * len(numbers), numbers, pure=False)
+        # A task, and no scattered data: it is done again where the worker that has it is lost.
+        content = client.submit(bytes, pickled((function, arguments), OURS), pure=False)
+        numbers = range(len(arguments))
+        futures = client.map(call, [content] * len(numbers), numbers, pure=False)
         for future in as_completed(futures, loop=client.loop):
             yield future.result()
     except (InputError, Stopped):
