@@ -42,6 +42,7 @@ try:
     from compete.files import InputError, check_writable, require, run_script, write_or_stop
     from compete.inference import summarise
     from compete.options import OneLineParser
+    from compete.pictures import SIDE, field_spread, segregation
     from compete.report import print_report
     from compete_to_compute import PICTURED, PIXELS, Config, changes, check_config, label
 except ModuleNotFoundError as missing:
@@ -59,7 +60,6 @@ OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")  # for other mo
 SNAPSHOTS = Path("viz/snapshots.npz")
 STUDY_REPORT = Path(__file__).resolve().parent / "study" / "README.md"
 WIDTH, DPI = 7.5, 100  # inches and pixels an inch: a usual figure is 750 pixels wide
-SIDE = 28  # pixels of an image's side
 LEGEND_BELOW = {"loc": "outside lower center", "ncols": 2, "frameon": False}
 
 
@@ -172,37 +172,6 @@ def load_results(path: Path) -> dict[str, Any]:
 
 
 # --- Figures --------------------------------------------------------------------------------------
-
-
-def segregation(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Measure how differently two tasks use a layer, from the units' shares a and b, (units,) each.
-
-    `selectivity` is the mean of |a - b| / (a + b) over the units active at all, high for units that
-    are rarely active; `gap` the mean of |a - b| over all units, high for units that are often
-    active; `exclusive` the share of all units whose selectivity is above 0.9, so that one task
-    activates them at least 19 times as often as the other.
-    """
-    gap, total = np.abs(first - second), first + second
-    selectivity = np.divide(gap, total, out=np.full(len(gap), np.nan), where=total > 0)
-    return {
-        "selectivity": float(np.nanmean(selectivity)),
-        "gap": float(gap.mean()),
-        "exclusive": float((selectivity > 0.9).mean()),
-    }
-
-
-def field_spread(weights: np.ndarray) -> np.ndarray:
-    """Measure how far each receptive field spreads, in pixels: weights (784, units) to (units,).
-
-    The root mean square distance from its centre, both weighted by the squared weights: 11.4 for
-    energy spread evenly over the image, smaller for a localised field, nan for weights all zero.
-    """
-    energy = np.square(weights, dtype=float)
-    total = energy.sum(axis=0)
-    energy = np.divide(energy, total, out=np.full_like(energy, np.nan), where=total > 0)
-    grid = np.indices((SIDE, SIDE)).reshape(2, PIXELS, 1)
-    centre = (grid * energy).sum(axis=1, keepdims=True)
-    return np.sqrt(((grid - centre) ** 2 * energy).sum(axis=(0, 1)))
 
 
 def seeds_text(snapshots: Snapshots, several: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from compete.machine import blas
+from compete.pictures import field_spread, segregation
 from compete.runs import Row
 from compete_to_compute import (
     Activation,
@@ -111,7 +112,6 @@ def lost_at(tests: Sequence[Sequence[float]], level: float) -> float | None:
 
 def seen_in_figures(run: Run) -> dict[str, float]:
     """Put what people say they see in a run's figures into numbers."""
-    from visualize_compete_to_compute import field_spread, segregation  # with a plotting library
 
     change = run.snapshot["W1"] - run.snapshot["W1_init"]
     layers = [segregation(*shares) for shares in run.snapshot["active"][-1]]

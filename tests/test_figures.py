@@ -18,6 +18,7 @@ from PIL import Image
 
 import make_compete_to_compute_gif as animate
 import visualize_compete_to_compute as visualize
+from compete import pictures
 from compete.files import InputError
 from compete_to_compute import main
 
@@ -161,10 +162,10 @@ def test_spread_and_segregation() -> None:
     weights = np.zeros((3, 28, 28))  # one pixel; evenly; two pixels, ten apart
     weights[0, 7, 4], weights[1] = -3, 0.5
     weights[2, 5, 10] = weights[2, 11, 18] = 1
-    spread = visualize.field_spread(weights.reshape(3, 784).T)
+    spread = pictures.field_spread(weights.reshape(3, 784).T)
     assert spread == pytest.approx([0, 11.42, 5], abs=0.01)
     first, second = np.array([0.5, 0.2, 0.0, 0.3]), np.array([0.5, 0.0, 0.0, 0.1])
-    numbers = visualize.segregation(first, second)
+    numbers = pictures.segregation(first, second)
     assert numbers == pytest.approx({"selectivity": 0.5, "gap": 0.1, "exclusive": 0.25})
 
 
