@@ -150,6 +150,9 @@ class Config:
         0, "also test after every N updates, 0 = after each epoch only", COUNT
     )
     restart_momentum: bool = option(False, "start each task with no momentum")
+    protect_readout: bool = option(
+        False, "a later task's error signal loses its part in what earlier tasks' output rows read"
+    )
     init_scale: float = option(1.0, "factor on the initial weights", POSITIVE)
     joint: bool = option(False, "all tasks at once: the ceiling for sequential training")
 
@@ -188,6 +191,11 @@ def check_config(config: Config, activations: Sequence[Activation]) -> None:
     require(
         config.permute or not shared,
         f"--tasks: digit {', '.join(shared)} is in two tasks; that needs --permute",
+    )
+    require(
+        not config.protect_readout or not (shared or config.joint or config.head == "single"),
+        "--protect-readout needs output rows of each task's own and tasks in turn: no --joint, no "
+        "--head single, no digit in two tasks",
     )
     require(
         config.hidden % config.k == 0 or all(a.name != "lwta" for a in activations),
@@ -533,6 +541,7 @@ class MLP:
             weights[:, :-1] = start.T
         self.activation, self.k, self.dtype = activation, k, dtype
         self.workspaces: dict[int, Workspace] = {}
+        self.protected: np.ndarray | None = None  # what `readout_span` gives
 
     def workspace(self, n: int) -> Workspace:
         """The buffers for n images."""
@@ -571,13 +580,19 @@ class MLP:
     def backward(self, inputs: np.ndarray, classes: np.ndarray, delta: np.ndarray) -> None:
         """Fill `gradient` from `delta`, d loss/d logits (classes, n), after `forward(inputs)`.
 
-        Output rows outside `classes` have gradient zero.
+        Output rows outside `classes` have gradient zero. With `protected`, an orthonormal basis Q
+        (units, r), the error signal at the last hidden layer, dh = W^T delta with the rows W of
+        `classes`, loses its part in Q's span: dh - Q Q^T dh = (W - W Q Q^T)^T delta, the same
+        product with projected rows. The gradient of the rows themselves stays whole.
         """
         work = self.workspace(len(inputs))
         signals = [inputs.T, *work.hidden]
         self.gradients[-1][:] = 0
         self.gradients[-1][classes] = delta @ signals[-1].T
-        following = self.weights[-1][classes]
+        following = self.weights[-1][classes]  # a copy
+        if self.protected is not None:
+            read = following[:, :-1]
+            read -= read @ self.protected @ self.protected.T
         for layer in reversed(range(len(work.hidden))):
             dz = work.deltas[layer]
             np.matmul(following[:, :-1].T, delta, out=dz)
@@ -611,6 +626,27 @@ def layer_views(flat: np.ndarray, shapes: Sequence[tuple[int, int]]) -> list[np.
     ends = np.cumsum([rows * columns for rows, columns in shapes])
     pieces = np.split(flat, ends[:-1])
     return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def readout_span(network: MLP, tasks: Sequence[Task]) -> np.ndarray:
+    """What the output rows of some tasks read: an orthonormal basis, (units, r), of their span.
+
+    A task's softmax reads only the differences of its logits, hence of its rows W: with W h + b
+    for the logits, a change of the last hidden layer's activations h that is orthogonal to all
+    rows less their mean changes no probability of that task. So each task's rows count less their
+    mean, without biases: five classes span four directions. A later task's error signal without
+    its part in that span (see `MLP.backward`, --protect-readout) moves h, for the images that it
+    is made of, first where the earlier tasks do not look; it is a projection at one layer, of the
+    signal. Orthogonal gradient descent (Farajtabar et al. 2020) projects the gradient of all
+    parameters on what leaves earlier images' logits alone, gradient projection memory (Saha et al.
+    2021) each layer's gradient out of the span of earlier activations; both keep something of
+    the images, this keeps nothing but the rows.
+    """
+    own = [network.weights[-1][task.classes, :-1].astype(np.float64) for task in tasks]
+    differences = np.concatenate([rows - rows.mean(axis=0) for rows in own])
+    _, lengths, directions = np.linalg.svd(differences, full_matrices=False)
+    # The rows are float32: what is left of a direction that they lack is some 1e-7 of the longest.
+    return directions[lengths > 1e-6 * lengths[0]].T.astype(network.dtype)
 
 
 def initial_weights(config: Config, seed: int) -> list[np.ndarray]:
@@ -688,6 +724,8 @@ def train_phases(
         # An output layer for each task is a task begun anew: the step carries nothing over.
         if config.head == "frozen" or config.restart_momentum:
             network.velocity[:] = 0
+        if config.protect_readout and now.task > 1:
+            network.protected = readout_span(network, phases[: now.task - 1])
         now.stage, now.epoch, now.task_update, now.task_over = "start", 0, 0, False
         now.train_loss = now.train_accuracy = math.nan
         yield now
