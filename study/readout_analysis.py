@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from compete_to_compute import ALIKE, adjust, compare, summarise
+from compete_to_compute import ALIKE, adjust, compare, student_t_quantile, summarise
 from study.analysis import declared_word, minus, shared
 from study.conditions import START_SCALES, random_splits
 from study.readout import CELLS, OTHERS, SHARES, SIGNALS, Cell, read_rows, run_key
@@ -280,7 +280,7 @@ def regression_line(label: str) -> str:
     design = np.column_stack([np.ones(n), overlap])
     solution, squares, *_ = np.linalg.lstsq(design, forgetting, rcond=None)
     covariance = np.linalg.inv(design.T @ design) * squares[0] / (n - 2)
-    half = 1.96 * np.sqrt(np.diag(covariance))
+    half = student_t_quantile(0.975, n - 2) * np.sqrt(np.diag(covariance))
     (at_zero, slope), (low, more) = solution, half
     return (
         f"{label}: gap at equal overlap {at_zero:+.3f} (+- {low:.3f}), "
