@@ -70,7 +70,7 @@ def own_sources(path: Path) -> list[Path]:
     """A file, and the files of its own folder that it imports, directly or through others."""
     sources = [path]
     for source in sources:  # grows meanwhile
-        for node in ast.walk(ast.parse(source.read_bytes())):
+        for node in ast.walk(ast.parse(source.read_bytes(), source)):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]

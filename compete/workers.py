@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate, starmap
@@ -55,7 +56,12 @@ def in_threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]
             results.put((None, error))
 
     for values in arguments:
-        start_thread(work, values)
+        # A daemon, for which Python does not wait when it is interrupted.
+        thread = threading.Thread(target=work, args=(values,), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are allowed
+            work(values)
     for _ in arguments:
         result, error = results.get()
         if error:
@@ -63,43 +69,7 @@ def in_threads(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]
         yield result
 
 
-def start_thread(function: Callable[..., Any], *arguments: Any) -> None:
-    """Call a function in a daemon, for which Python does not wait when it is interrupted.
-
-    Here and now where no more threads are allowed.
-    """
-    try:
-        threading.Thread(target=function, args=arguments, daemon=True).start()
-    except RuntimeError:
-        function(*arguments)
-
-
 # --- Worker processes and clusters ----------------------------------------------------------------
-
-
-class Work:
-    """The calls of one function: they travel as bytes, and are unpacked once where they arrive."""
-
-    def __init__(self, content: bytes) -> None:
-        """From the pickled function and list of its arguments."""
-        self.content = content
-        self.calls: tuple[Callable[..., Any], Sequence[tuple[Any, ...]]] | None = None
-
-    def __call__(self, number: int) -> Any:
-        """Make the call of this number."""
-        self.calls = self.calls or pickle.loads(self.content)
-        function, arguments = self.calls
-        return function(*arguments[number])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel as bytes; a process that has them already keeps what it unpacked."""
-        return received, (self.content,)
-
-
-@functools.lru_cache(maxsize=1)
-def received(content: bytes) -> Work:
-    """The same object for all calls that come to a process."""
-    return Work(content)
 
 
 def pickled(value: Any, modules: Iterable[str] = ()) -> bytes:
@@ -112,10 +82,12 @@ def pickled(value: Any, modules: Iterable[str] = ()) -> bytes:
 
     import cloudpickle
 
+    cached = type(functools.cache(len))
+
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:
             """Let cached functions go by value where others do, each with an empty cache."""
-            if not isinstance(obj, type(received)) or is_importable(obj):
+            if not isinstance(obj, cached) or is_importable(obj):
                 return super().reducer_override(obj)
             return functools.lru_cache(**obj.cache_parameters()), (obj.__wrapped__,)
 
@@ -151,13 +123,14 @@ def in_processes(
     """Worker processes, to which functions travel by value: closures and notebooks' cells too."""
     from concurrent.futures.process import BrokenProcessPool
 
-    work = Work(pickled((function, arguments)))
+    # Small enough to wait in a pipe while its reader starts: then all workers start at once.
+    content = zlib.compress(pickled((function, arguments)))
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    with interrupts_deferred() as get, worker_processes(jobs, get) as executor:
+    with interrupts_deferred() as get, worker_processes(jobs, content, get) as executor:
         if executor:
             try:
                 for number in range(len(arguments)):
-                    executor.submit(work, number).add_done_callback(results.put)
+                    executor.submit(call, number).add_done_callback(results.put)
                 for _ in arguments:
                     yield get(results).result()
                 return
@@ -197,10 +170,12 @@ def interrupts_deferred() -> Iterator[Callable[[queue.SimpleQueue[Any]], Any]]:
 
 
 @contextmanager
-def worker_processes(jobs: int, get: Callable[[queue.SimpleQueue[Any]], Any]) -> Iterator[Any]:
+def worker_processes(
+    jobs: int, content: bytes, get: Callable[[queue.SimpleQueue[Any]], Any]
+) -> Iterator[Any]:
     """So many worker processes, one of which answered; None, and a line, where none can start.
 
-    They end with the context, whatever they are doing.
+    Each has `content`, see `call`. They end with the context, whatever they are doing.
     """
     import logging
     import multiprocessing
@@ -215,7 +190,8 @@ def worker_processes(jobs: int, get: Callable[[queue.SimpleQueue[Any]], Any]) ->
 
             warnings.filterwarnings("ignore", module="loky")  # the one line is ours
             logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
-            executor = ProcessPoolExecutor(jobs, initializer=follow_parent, initargs=(os.getpid(),))
+            given = (os.getpid(), content)
+            executor = ProcessPoolExecutor(jobs, initializer=start_worker, initargs=given)
             with no_interrupts_in_what_starts():
                 executor.submit(os.getpid).add_done_callback(answers.put)
             get(answers).result()
@@ -223,14 +199,15 @@ def worker_processes(jobs: int, get: Callable[[queue.SimpleQueue[Any]], Any]) ->
         except Exception as error:  # no semaphores, memory, processes, files: many kinds
             reason = one_line(error)
             print(f"worker processes cannot start ({reason}); one job trains", file=sys.stderr)
+            for child in {*multiprocessing.active_children()} - children:
+                child.terminate()
         yield answered
     finally:
         if executor:
-            executor.shutdown(kill_workers=True)
+            with suppress(RuntimeError):  # where its own thread could not start
+                executor.shutdown(kill_workers=True)
         for thread in {*threading.enumerate()} - threads:
             thread.join(1)  # one that holds a semaphore as Python exits leaves it behind
-        for child in {*multiprocessing.active_children()} - children:
-            child.terminate()
 
 
 @contextmanager
@@ -249,10 +226,12 @@ def no_interrupts_in_what_starts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def follow_parent(parent: int) -> None:
-    """In each worker: end with the main process, however it ends, and leave Ctrl-C to it."""
+def start_worker(parent: int, content: bytes) -> None:
+    """Begin in a worker process: leave Ctrl-C to the main one, and end with it, however it ends."""
     import multiprocessing
 
+    global calls
+    calls = content
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -265,6 +244,21 @@ def follow_parent(parent: int) -> None:
 
     with suppress(RuntimeError):  # no more threads are allowed
         threading.Thread(target=watch, daemon=True).start()
+
+
+calls = b""  # in a worker process
+
+
+@functools.cache
+def unpacked() -> Any:
+    """The function and its arguments, in a worker process."""
+    return pickle.loads(zlib.decompress(calls))
+
+
+def call(number: int) -> Any:
+    """Make the call of this number, in a worker process."""
+    function, arguments = unpacked()
+    return function(*arguments[number])
 
 
 def on_cluster(
@@ -311,13 +305,16 @@ def dask_client(address: str) -> Any:
         ) from None
     import asyncio
     import logging
+    import warnings
 
     async def knock() -> None:
         """Ask who is there; a client would wait for minutes for a port that is no scheduler."""
         async with distributed.rpc(address) as scheduler:
             await scheduler.identity()
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the one line is ours
+    warnings.filterwarnings("ignore", module="distributed")  # the one line is ours
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         asyncio.run(asyncio.wait_for(knock(), SCHEDULER_SECONDS))
         client = distributed.Client(address, timeout=SCHEDULER_SECONDS, set_as_default=False)
