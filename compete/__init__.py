@@ -1,0 +1,1 @@
+"""What stands around the experiment: files, data sets, processes and clusters, inference."""
