@@ -1275,7 +1275,8 @@ def run_sweep(
     """
     seeds = range(options.seed, options.seed + options.n_seeds)
     file = RunFile(options.out.with_name(options.out.name + ".journal")) if seeds[1:] else None
-    data_dir = options.data_dir and os.path.abspath(options.data_dir)  # the same for all workers
+    folder = options.data_dir and os.path.expanduser(options.data_dir)
+    data_dir = folder and os.path.abspath(folder)  # the same for all workers
     began = time.perf_counter()
     rows = finish(
         train_row,

@@ -132,6 +132,8 @@ def finish(
         # Closed whatever comes, since workers would go on, and Python wait for them as it exits.
         with closing(side_by_side(train_run, arguments, jobs, dask)) as results:
             for row in with_progress(results, len(missing), quiet):
+                if row["numpy"] != np.__version__:  # a cluster was checked before it joined
+                    raise Stopped(f"a worker joined with numpy {row['numpy']}, not as here")
                 if file and key(row) not in kept:
                     file.append(row)
                 rows[key(row)] = row

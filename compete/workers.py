@@ -143,14 +143,9 @@ def in_processes(
 def interrupts_deferred() -> Iterator[Callable[[queue.SimpleQueue[Any]], Any]]:
     """Give a function that waits for what comes to a queue; it alone heeds Ctrl-C meanwhile.
 
-    Anywhere else that would leave behind locks, half-started workers, a pool that trains on. A
-    second Ctrl-C is heeded at once.
+    Anywhere else that would leave behind locks, half-started workers, a pool that trains on.
     """
     pressed = threading.Event()
-
-    def note(*_: Any) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def get(results: queue.SimpleQueue[Any]) -> Any:
         while not pressed.is_set():
@@ -162,7 +157,7 @@ def interrupts_deferred() -> Iterator[Callable[[queue.SimpleQueue[Any]], Any]]:
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield get
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
     try:
         yield get
     finally:
@@ -186,8 +181,9 @@ def worker_processes(
     executor = answered = None
     try:
         try:
-            from loky import ProcessPoolExecutor
+            from loky import ProcessPoolExecutor, process_executor
 
+            process_executor.kill_process_tree = end_worker
             warnings.filterwarnings("ignore", module="loky")  # the one line is ours
             logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
             given = (os.getpid(), content)
@@ -208,6 +204,12 @@ def worker_processes(
                 executor.shutdown(kill_workers=True)
         for thread in {*threading.enumerate()} - threads:
             thread.join(1)  # one that holds a semaphore as Python exits leaves it behind
+
+
+def end_worker(process: Any) -> None:
+    """End a worker process in place of loky's function, which needs psutil or pgrep for it."""
+    process.terminate()
+    process.join()
 
 
 @contextmanager
@@ -269,7 +271,7 @@ def on_cluster(
     All calls travel once to each worker, as bytes.
     """
     client = dask_client(address)
-    from distributed import as_completed
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def call(content: bytes, number: int) -> Any:
         """Make the call of this number; workers know no module of ours."""
@@ -280,9 +282,12 @@ def on_cluster(
         # A task, and no scattered data: it is done again where the worker that has it is lost.
         content = client.submit(bytes, pickled((function, arguments), OURS), pure=False)
         numbers = range(len(arguments))
-        futures = client.map(call, [content] * len(numbers), numbers, pure=False)
-        for future in as_completed(futures, loop=client.loop):
-            yield future.result()
+        with interrupts_deferred() as get:
+            futures = client.map(call, [content] * len(numbers), numbers, pure=False)
+            for future in futures:
+                future.add_done_callback(results.put)
+            for _ in futures:
+                yield get(results).result()
     except (InputError, Stopped):
         raise
     except Exception as error:
@@ -309,7 +314,8 @@ def dask_client(address: str) -> Any:
 
     async def knock() -> None:
         """Ask who is there; a client would wait for minutes for a port that is no scheduler."""
-        async with distributed.rpc(address) as scheduler:
+        secrets = distributed.Security().get_connection_args("client")  # as configured, for tls://
+        async with distributed.rpc(address, connection_args=secrets) as scheduler:
             await scheduler.identity()
 
     warnings.filterwarnings("ignore", module="distributed")  # the one line is ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import runpy
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
+import numpy as np
 import pytest
 
 import compete.runs
@@ -113,17 +115,16 @@ def test_a_cluster_that_would_compute_something_else_is_refused_before_work_star
 
     assert_refused("no worker there")
     cluster.start_workers({})
-    versions = distributed.client.version_module.get_versions
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "__version__", "1.0")  # as if a worker joined after the comparison
+        with pytest.raises(Stopped, match=r"^a worker joined with numpy [^\n]*$"):
+            main(options(tmp_path, "--dask", cluster.address, "--n-seeds", "2"))
     for name in ("numpy", "python"):
-
-        def other(packages: Any = (), name: str = name) -> dict[str, Any]:
-            told = versions(packages)
-            told["packages"][name] = "1.0"
-            return told
-
-        with monkeypatch.context() as patch:
-            patch.setattr(distributed.client.version_module, "get_versions", other)
-            assert_refused(f"has {name} [^ ]*, not 1.0 as here")
+        told = cluster.client.get_versions()
+        told["client"]["packages"][name] = "1.0"
+        monkeypatch.setattr(distributed.Client, "get_versions", lambda client, told=told: told)
+        assert_refused(f"has {name} [^ ]*, not 1.0 as here")
+        monkeypatch.undo()
 
 
 def test_a_sweep_survives_a_killed_worker_with_the_same_bits(
@@ -182,8 +183,9 @@ def test_an_address_without_a_scheduler_is_one_line_in_time(
 
 
 def test_a_worker_without_mnist_and_a_scheduler_that_dies_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    logging.getLogger("distributed.client").addHandler(caplog.handler)
     cluster = Cluster(tmp_path)
     try:
         cluster.start_workers({"MNIST_DIR": "/nowhere"})
@@ -194,6 +196,7 @@ def test_a_worker_without_mnist_and_a_scheduler_that_dies_are_one_line(
         disturb(monkeypatch, cluster.scheduler.kill)
         with pytest.raises(Stopped, match=r"^[^\n]*the cluster failed[^\n]*go on with --resume$"):
             main(options(tmp_path, "--dask", cluster.address, "--n-seeds", "50"))
+        assert caplog.records == []
     finally:
         cluster.client.close()
         for process in (cluster.scheduler, *cluster.workers):

@@ -34,26 +34,6 @@ def train(folder: Path, *more: str) -> dict[str, Any]:
     return json.loads((folder / "r.json").read_text())
 
 
-def test_a_function_of_a_file_trains_like_ours_in_worker_processes_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.py").write_text(RELU)
-    (tmp_path / "b.py").write_text(RELU.replace("gate[:] = positive(z)", "gate[:] = 1"))
-    models = ["relu", "a.py:mine", "b.py:mine"]
-    options = ["--activations", *models, "--n-seeds", "2", "--jobs", "2"]
-    runs = {(r["model"], r["seed"]): r for r in train(tmp_path, "--paired", *options)["per_seed"]}
-    assert len(runs) == 6
-    for seed in (0, 1):
-        ours, same, other = (runs[model, seed]["accuracy_matrix"] for model in models)
-        assert ours == same != other
-    unpaired = train(tmp_path, *options, "--n-seeds", "1")
-    ours, same, _ = (row["accuracy_matrix"] for row in unpaired["per_seed"])
-    assert ours == same, "its own batches are drawn from seed + 100, as ReLU's are"
-    labels = [activation["label"] for activation in unpaired["activations"].values()]
-    assert labels == ["ReLU", "mine (a)", "mine (b)"]
-
-
 def test_the_example_of_contributing_trains(tmp_path: Path) -> None:
     page = Path(__file__).parents[1].joinpath("CONTRIBUTING.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -111,59 +91,61 @@ def test_a_file_is_a_module_like_any_other(content: bytes, tmp_path: Path) -> No
     assert own["model"] == "json.py:mine"
 
 
-def test_two_files_of_one_name_are_told_apart_and_a_function_called_relu_is_checked(
+def test_two_files_of_one_name_are_told_apart_with_their_helpers_in_any_process(
     tmp_path: Path,
 ) -> None:
-    for folder, text in (("a", RELU), ("b", RELU.replace("gate[:] = positive(z)", "gate[:] = 1"))):
+    for folder, threshold in (("a", "0"), ("b", "0.5")):
         (tmp_path / folder).mkdir()
+        (tmp_path / folder / "helper.py").write_text(f"THRESHOLD = {threshold}")
+        text = "import helper\n" + RELU.replace("z > 0", "z > helper.THRESHOLD")
         (tmp_path / folder / "own.py").write_text(text)
-    models = [f"{tmp_path}/{folder}/own.py:mine" for folder in "ab"]
-    found = train(tmp_path, "--activations", *models)["activations"].values()
-    assert [activation["label"] for activation in found] == ["mine (a/own)", "mine (b/own)"]
+    models = ["relu", *(f"{tmp_path}/{folder}/own.py:mine" for folder in "ab")]
+    # Not --paired: an own function's batches are drawn from seed + 100, as ReLU's are.
+    options = ["--n-seeds", "2", "--jobs", "2"]
+    found = train(tmp_path, "--activations", *models, *options)
+    labels = [activation["label"] for activation in found["activations"].values()]
+    assert labels == ["ReLU", "mine (a/own)", "mine (b/own)"]
+    ours, same, other, *_ = (row["accuracy_matrix"] for row in found["per_seed"])
+    assert ours == same != other, "each has the helper of its own folder"
+    (tmp_path / "b" / "helper.py").write_text("THRESHOLD = 0")
+    anew = train(tmp_path, "--activations", models[-1])["per_seed"]
+    assert anew[0]["accuracy_matrix"] == ours, "an edit counts in this process too"
+
+
+def test_a_function_called_relu_is_checked_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text("def relu(z, gate, k): gate[:] = 2\n")
     with pytest.raises(InputError, match="z stays as it is"):
         train(tmp_path, "--activations", f"{tmp_path}/wrong.py:relu")
 
 
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("gate[:] = z > 0; z[:] = np.where(z > 0, z, 0.1 * z)", "gate is not the derivative"),
-        ("gate[:] = z == z.max(axis=1, keepdims=True); z *= gate", "depend on the other images"),
-        ("gate[:] = z > 0; z = z * gate", "must be changed in place"),
-        ("z[z < 0] = 0", "not finite"),
-        ("gate[:] = 1; z *= np.float32(3e38); z *= 10; z /= 10", "not finite"),
-        ("z.reshape(-1, 3, z.shape[1])", "it raises ValueError"),
-        ("gate[:] = 1; z -= z.mean(axis=0)", "gate is not the derivative"),
-    ],
-)
-def test_a_function_that_breaks_the_contract_is_refused_and_told_how(
-    body: str, reason: str, tmp_path: Path
-) -> None:
-    (tmp_path / "own.py").write_text(f"import numpy as np\ndef f(z, gate, k): {body}\n")
-    with pytest.raises(InputError, match=reason) as refused:
-        train(tmp_path, "--activations", f"{tmp_path}/own.py:f")
-    assert "\n" not in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["own.py"], "nothing was written"
+BODIES = {
+    "gate[:] = z > 0; z[:] = np.where(z > 0, z, 0.1 * z)": "gate is not the derivative",
+    "gate[:] = z == z.max(axis=1, keepdims=True); z *= gate": "depend on the other images",
+    "gate[:] = z > 0; z = z * gate": "must be changed in place",
+    "z[z < 0] = 0": "not finite",
+    "gate[:] = 1; z *= np.float32(3e38); z *= 10; z /= 10": "not finite",
+    "z.reshape(-1, 3, z.shape[1])": "it raises ValueError",
+    "gate[:] = 1; z -= z.mean(axis=0)": "gate is not the derivative",
+}
+FILES = {
+    None: "No such file",
+    "def g(): pass": "has no such function",
+    "f = 3": "has no such function",
+    "def f(:": r"SyntaxError.*own\.py, line 1",
+    "import sys; sys.exit(3)": "SystemExit: 3",
+    **{f"import numpy as np\ndef f(z, gate, k): {body}\n": BODIES[body] for body in BODIES},
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "reason"),
-    [
-        (None, "own.py:f", "No such file"),
-        ("def g(): pass", "own.py:f", "has no such function"),
-        ("f = 3", "own.py:f", "has no such function"),
-        ("def f(:", "own.py:f", "SyntaxError"),
-        ("import sys; sys.exit(3)", "own.py:f", "SystemExit: 3"),
-        ("", "leaky", "there are relu, lwta, sigmoid and FILE.py:FUNCTION"),
-    ],
-)
-def test_a_function_that_cannot_be_found_is_one_line(
-    text: str | None, name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("text", "reason"), FILES.items())
+def test_a_function_that_is_not_there_or_breaks_the_contract_is_refused_in_one_line(
+    text: str | None, reason: str, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "own.py"
     if text is not None:
-        (tmp_path / "own.py").write_text(text)
-    with pytest.raises(InputError, match=reason) as refused:
-        train(tmp_path, "--activations", name)
-    assert "\n" not in str(refused.value)
+        file.write_text(text)
+    with pytest.raises(InputError, match=rf"^[^\n]*{reason}[^\n]*$"):
+        train(tmp_path, "--activations", f"{file}:f")
+    assert {*tmp_path.iterdir()} <= {file}, "nothing was written"
+    with pytest.raises(InputError, match=r"there are relu, lwta, sigmoid and FILE\.py:FUNCTION"):
+        train(tmp_path, "--activations", "leaky")

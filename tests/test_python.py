@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import pickle
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compete.machine import blas
+from compete.workers import OURS, pickled
 from compete_to_compute import Config, InputError, relu, run_seeds
 
 ROOT = Path(__file__).parents[1]
@@ -42,11 +47,15 @@ def test_run_seeds_trains_names_and_functions_side_by_side_or_not() -> None:
 
 
 def test_functions_that_nobody_can_import_train_in_worker_processes_too() -> None:
-    slope = 2.0
+    factor = 2
+
+    @functools.cache
+    def power(exponent: int) -> int:
+        return factor * power(exponent - 1) if exponent else 1
 
     def double(z: np.ndarray, gate: np.ndarray, k: int) -> None:
-        z *= slope
-        gate[:] = slope
+        z *= power(1)
+        gate[:] = power(1)
 
     alone = run_seeds(TINY, ["relu", double], [0, 1])
     assert run_seeds(TINY, ["relu", double], [0, 1], jobs=2) == alone
@@ -55,14 +64,24 @@ def test_functions_that_nobody_can_import_train_in_worker_processes_too() -> Non
         run_seeds(TINY, [lambda z, gate, k: gate.fill(2)], [0])
     with pytest.raises(InputError, match="two models have one name"):
         run_seeds(TINY, ["relu", relu], [0])
+    lock = threading.Lock()
+    with pytest.raises(InputError, match=r"^this cannot travel[^\n]*lock[^\n]*give one job$"):
+        run_seeds(TINY, ["relu", lambda z, gate, k: lock and relu(z, gate, k)], [0, 1], jobs=2)
+
+
+def test_what_others_can_import_travels_by_its_name_but_to_a_cluster() -> None:
+    assert pickle.loads(pickled(blas)) is blas  # functools.cache
+    copy = pickle.loads(pickled(blas, OURS))
+    assert copy is not blas
+    assert copy() == blas()
 
 
 @pytest.mark.parametrize("command", [["-"], ["unguarded.py"], ["-m", "cProfile", "unguarded.py"]])
 def test_a_program_without_a_main_guard_trains_in_worker_processes(
     command: list[str], tmp_path: Path
 ) -> None:
-    options = "--hidden 20 --depth 1 --train-per-class 20 --test-per-task 50 --epochs 1 --n-seeds 2"
-    starts = f"import compete_to_compute as c; c.main({[*options.split(), '--jobs', '2']})"
+    options = "--hidden 20 --depth 1 --train-per-class 20 --epochs 1 --n-seeds 2 --jobs 2"
+    starts = f"import compete_to_compute as c; c.main({options.split()})"
     (tmp_path / "unguarded.py").write_text(starts)
     result = subprocess.run(
         [sys.executable, *command],

@@ -6,12 +6,14 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -41,69 +43,81 @@ def results(folder: Path) -> dict[str, Any]:
     return {key: content[key] for key in ("config", "schedule", "per_seed", "aggregate")}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 # --- Faults -------------------------------------------------------------------------------------
+
+
+def finished(folder: Path) -> int:
+    return len(RunFile(folder / "r.json.journal").rows())
+
+
+def start(*arguments: str, program: str = "") -> subprocess.Popen[str]:
+    """The script in a process group of its own, after some lines of Python."""
+    heed = "import os, runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}\n{program}\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", code, *arguments]
+    options = {"cwd": SCRIPT.parent, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """The errors; to their end, which comes when no worker process is left."""
+    return process.communicate(timeout=60)[1]
 
 
 def test_a_sweep_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     expected = sweep(undisturbed, 40)
-    command = [sys.executable, str(SCRIPT), *options(killed, "--n-seeds", "40", "--resume")]
-    journal = killed / "r.json.journal"
+    command = options(killed, "--n-seeds", "40", "--resume")
     moments = random.Random(0)
     sizes = []
-
-    def finished() -> int:
-        return journal.read_bytes().count(b"\n") if journal.exists() else 0
-
     while len(sizes) < 6:
-        enough = finished() + moments.randrange(20)
+        enough = finished(killed) + moments.randrange(20)
         # Every other time without worker processes, which are half of what starting takes.
-        process = subprocess.Popen([*command, "--jobs", str(1 + len(sizes) % 2)])
-        while process.poll() is None and finished() < enough:
+        process = start(*command, "--jobs", str(1 + len(sizes) % 2))
+        while process.poll() is None and finished(killed) < enough:
             time.sleep(0.002)
         process.kill()  # kill -9 on POSIX
-        if process.wait() == 0:  # it had finished: every kill has to hit a sweep under way
+        end(process)
+        if process.returncode == 0:  # it had finished: every kill has to hit a sweep under way
             assert results(killed) == expected
-            journal.unlink()
+            (killed / "r.json.journal").unlink()
         else:
-            sizes.append(finished())
+            sizes.append(finished(killed))
     assert len(set(sizes)) > 2, "the kills did not hit the sweep at different moments"
-    assert subprocess.run(command).returncode == 0
+    assert end(start(*command)).count("\n") == 0
     assert results(killed) == expected
     assert (killed / "s.npz").read_bytes() == (undisturbed / "s.npz").read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    def heed_ctrl_c() -> None:
-        """A shell's background jobs, and what they start, ignore it."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    command = [sys.executable, str(SCRIPT), *options(tmp_path, "--n-seeds", "5000", "--jobs", "2")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
-    journal = tmp_path / "r.json.journal"
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
+@pytest.mark.parametrize(("rows", "later"), [(0, 0.1), (0, 0.3), (1, 0), (30, 0)])
+def test_ctrl_c_ends_at_once_and_keeps_what_is_finished(
+    rows: int, later: float, tmp_path: Path
+) -> None:
+    folder = tmp_path / "made when training is about to begin"
+    process = start(*options(folder, "--n-seeds", "2000", "--jobs", "2"))
+    while finished(folder) < rows or not folder.exists():
         assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+        time.sleep(0.005)
+    time.sleep(later)  # so as to hit the start of the workers
+    os.killpg(process.pid, signal.SIGINT)
+    errors = end(process)
     assert process.returncode == 130
-    assert errors.count("\n") == 1
-    assert "--resume" in errors
-    lines = journal.read_text().splitlines()
-    assert all(json.loads(line) for line in lines)
-    assert 5 < len(lines) < 5000
+    assert re.fullmatch(r".*: stopped.*\n", errors)
+    assert "go on with --resume" in errors or not rows
+    assert rows <= finished(folder) < 4000
 
 
-def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A sweep in a process of its own, after some lines of Python."""
-    code = f"import os, sys, compete_to_compute as c\n{program}\nc.run_script(c.main)"
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=SCRIPT.parent, stderr=subprocess.PIPE, text=True)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_ctrl_c_again_and_again_while_workers_start_leaves_none_behind(tmp_path: Path) -> None:
+    program = """import time; from multiprocessing.process import BaseProcess as Process
+def start_and_press(process, start=Process.start):
+    start(process); time.sleep(0.1)  # until it is a Python
+    os.killpg(0, signal.SIGINT)
+Process.start = start_and_press"""
+    process = start(*options(tmp_path, "--n-seeds", "2", "--jobs", "2"), program=program)
+    assert re.fullmatch(r".*: stopped. 0 of 4 .*\n", end(process))
+    assert process.returncode == 130
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
@@ -113,28 +127,43 @@ def test_a_full_disk_stops_the_sweep_and_loses_nothing(tmp_path: Path) -> None:
     limit = (complete / "s.npz").stat().st_size + 500
     assert limit < (complete / "r.json.journal").stat().st_size, "the journal must hit the limit"
     program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    stopped = run_program(program, *options(full, "--n-seeds", "60", "--jobs", "1"))
-    assert stopped.returncode == 1
-    assert "r.json.journal cannot be written" in stopped.stderr
-    assert {*contents(full)} == {"r.json.journal"}
-    assert contents(full)["r.json.journal"].count(b"\n") > 20
+    process = start(*options(full, "--n-seeds", "60", "--jobs", "2"), program=program)
+    assert re.fullmatch(r".*r.json.journal cannot be written .*\n", end(process))
+    assert process.returncode == 1
+    assert {path.name for path in full.iterdir()} == {"r.json.journal"}
+    assert finished(full) > 20
     assert sweep(full, 60, "--resume") == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such limits are POSIX")
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (18, 18))", "Error"),
+        ("sys.modules['loky'] = None", "ModuleNotFoundError"),
+        ("sys.modules['psutil'] = None; os.environ['PATH'] = ''", None),  # no pgrep
+    ],
+)
+def test_where_workers_cannot_start_one_job_trains_and_a_slim_system_is_enough_for_them(
+    program: str, reason: str | None, tmp_path: Path
+) -> None:
+    expected = sweep(tmp_path / "alone", 2)
+    process = start(*options(tmp_path, "--n-seeds", "2", "--jobs", "2"), program=program)
+    line = rf"worker processes cannot start \(.*{reason}.*\); one job trains\n" if reason else ""
+    assert re.fullmatch(line, end(process))
+    assert process.returncode == 0
+    assert results(tmp_path) == expected
 
 
 def test_a_worker_that_dies_stops_the_sweep_with_one_line(tmp_path: Path) -> None:
     # The worker ends itself at its first run, as the system ends one that takes all memory.
     (tmp_path / "own.py").write_text(
-        "import os\n"
-        f"def f(z, gate, k):\n"
-        f"    gate[:] = 1\n"
-        f"    if os.getppid() != {os.getpid()}: os._exit(9)\n"
+        f"import os\ndef f(z, gate, k): gate[:] = 1; os.getppid() == {os.getpid()} or os._exit(9)"
     )
-    command = [sys.executable, str(SCRIPT), *options(tmp_path, "--n-seeds", "3", "--jobs", "2")]
-    command += ["--activations", "relu", f"{tmp_path}/own.py:f"]
-    stopped = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    assert stopped.returncode == 1
-    assert "a worker process died" in stopped.stderr
-    assert stopped.stderr.count("\n") == 1
+    model = f"{tmp_path}/own.py:f"
+    process = start(*options(tmp_path, "--n-seeds", "3", "--jobs", "2", "--activations", model))
+    assert re.fullmatch(r".*: a worker process died .*\n", end(process))
+    assert process.returncode == 1
     assert not (tmp_path / "r.json").exists()
 
 
@@ -146,38 +175,22 @@ def test_resuming_trains_the_headline_and_what_is_missing(
 ) -> None:
     expected = sweep(tmp_path / "complete", 4)
     assert sweep(tmp_path, 2) != expected
-    (tmp_path / "r.json").unlink()  # the journal alone must do
-    (tmp_path / "s.npz").write_bytes(b"")
-    trained: list[int] = []
-    original = compete_to_compute.train_model
-
-    def watched(*arguments: Any) -> Any:
-        trained.append(arguments[2])
-        return original(*arguments)
-
+    train = compete_to_compute.train_model
+    watched = Mock(side_effect=train)
     monkeypatch.setattr(compete_to_compute, "train_model", watched)
     assert sweep(tmp_path, 4, "--resume") == expected
-    assert trained == [0, 0, 2, 2, 3, 3]
+    assert [call.args[2] for call in watched.mock_calls] == [0, 0, 2, 2, 3, 3]
     assert (tmp_path / "s.npz").read_bytes() == (tmp_path / "complete" / "s.npz").read_bytes()
 
 
-def test_sweeps_that_share_a_journal_take_their_own_runs_from_it(tmp_path: Path) -> None:
-    expected = {lr: sweep(tmp_path / lr, 3, "--lr", lr) for lr in ("0.05", "0.01")}
-    shared = [(tmp_path / lr / "r.json.journal").read_bytes() for lr in expected]
-    (tmp_path / "r.json.journal").write_bytes(b"".join(shared))
-    for lr in expected:
-        assert sweep(tmp_path, 3, "--resume", "--lr", lr) == expected[lr]
-
-
-def test_two_sweeps_at_once_into_one_place_both_finish(tmp_path: Path) -> None:
-    both = [
-        subprocess.Popen([sys.executable, str(SCRIPT), *options(tmp_path, *more)])
-        for more in (["--n-seeds", "30", "--jobs", "1"], ["--n-seeds", "30", "--lr", "0.01"])
-    ]
-    assert [process.wait() for process in both] == [0, 0]
-    rows = RunFile(tmp_path / "r.json.journal").rows()
-    assert len(first_of_each(rows)) == len(rows) == 120
-    assert results(tmp_path)["config"]["lr"] in (0.01, 0.05)
+def test_two_sweeps_at_once_into_one_place_both_finish_and_keep_their_own(tmp_path: Path) -> None:
+    both = [["--n-seeds", "30", "--lr", lr] for lr in ("0.05", "0.01")]
+    processes = [start(*options(tmp_path, *more, "--jobs", "1")) for more in both]
+    assert [(end(process), process.returncode) for process in processes] == [("", 0)] * 2
+    assert len(first_of_each(RunFile(tmp_path / "r.json.journal").rows())) == 120
+    for lr in ("0.05", "0.01"):
+        assert sweep(tmp_path, 5, "--lr", lr, "--resume") == sweep(tmp_path / lr, 5, "--lr", lr)
+    assert finished(tmp_path) == 120
 
 
 def test_results_hold_what_was_asked_for(tmp_path: Path) -> None:
